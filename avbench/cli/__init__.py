@@ -1,0 +1,43 @@
+"""The command line: every command calls the function of the same name; nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+
+import rich_click as click
+
+from avbench import __version__
+from avbench.cli.boards import leaderboard
+from avbench.cli.data import data
+from avbench.cli.look import env, listing, score, show
+from avbench.cli.runs import evaluate, train
+from avbench.errors import AvbenchError
+
+STOPPED = 130  # exit code after Ctrl-C, as shells have it
+
+
+class _Main(click.RichGroup):
+    """Turn named errors into one message and exit code 2, and Ctrl-C into a hint."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except AvbenchError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("stopped; what is finished is kept, and the same command continues", err=True)
+            sys.exit(STOPPED)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="avbench")
+def main() -> None:
+    """Measure the adversarial robustness of audio-visual models.
+
+    Begin with `avbench evaluate avbench--synthav-concat`, a committed model on the embedded dataset.
+    """
+
+
+for command in (evaluate, train, score, show, listing, env, data, leaderboard):
+    main.add_command(command)

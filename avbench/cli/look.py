@@ -1,0 +1,99 @@
+"""`avbench list`, `show`, `score` and `env`: look at what there is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+# What `list` knows: the module and the variable of each registry. Listing does not import what is registered.
+REGISTRIES = {
+    "architectures": ("avbench.models", "ARCHITECTURES"),
+    "attacks": ("avbench.attacks", "ATTACKS"),
+    "budgets": ("avbench.threats", "BUDGETS"),
+    "datasets": ("avbench.datasets", "DATASETS"),
+    "defenses": ("avbench.defenses", "DEFENSES"),
+    "metrics": ("avbench.metrics", "METRICS"),
+    "suites": ("avbench.suites", "SUITES"),
+    "threats": ("avbench.threats", "PRESETS"),
+}
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(sorted([*REGISTRIES, "models"])))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def listing(what: str, as_json: bool) -> None:
+    """List attacks, threats, suites, datasets, models and so on."""
+    found = _models() if what == "models" else _registered(what)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    width = max(map(len, found), default=0)
+    for name, summary in found.items():
+        click.echo(f"{name:<{width}}  {summary}")
+
+
+def _registered(what: str) -> dict[str, str]:
+    module, variable = REGISTRIES[what]
+    registry = getattr(importlib.import_module(module), variable)
+    if what == "suites":
+        return {str(suite): suite.summary for suite in map(registry.get, registry.names())}
+    if what == "threats":
+        return {name: ", ".join(map(str, registry.get(name)[:3])) for name in registry.names()}
+    return {name: registry.summary(name) for name in registry.names()}
+
+
+def _models() -> dict[str, str]:
+    from avbench import files
+    from avbench.submission import read_submission
+
+    folders = sorted((files.root() / "submissions").glob("*--*"))
+    return {folder.name: read_submission(folder).summary for folder in folders if folder.is_dir()}
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def score(run: Path, as_json: bool) -> None:
+    """Compute all metrics of RUN again, from its rows alone."""
+    from avbench import api
+    from avbench.cli.tables import print_scores
+
+    scores = api.score(run)
+    if as_json:
+        click.echo(scores.to_json(orient="records", indent=2))
+    else:
+        print_scores(scores)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def show(run: Path) -> None:
+    """Show the record of RUN: what was measured, on what, at what cost, and its accuracies."""
+    from avbench import api, store
+    from avbench.cli.tables import print_run
+
+    record = store.read_record(run)
+    click.echo(json.dumps({key: value for key, value in record.items() if key != "cells"}, indent=2))
+    for cell in record["cells"]:
+        passes = f"{cell['forward']} forward, {cell['backward']} backward"
+        click.echo(f"{cell['threat']} {cell['attack']}: {cell['rows']} rows, {passes}, {cell['seconds']} s")
+    if record["rows_sha256"] is None:
+        click.echo("not finished; repeat `avbench evaluate` to continue")
+        return
+    print_run(run, api.score(run))
+
+
+@click.command()
+def env() -> None:
+    """Print versions, hardware and where avbench keeps its files; paste it into a bug report."""
+    from avbench import files
+    from avbench.device import find_device
+    from avbench.provenance import provenance
+
+    found: dict[str, Any] = provenance(find_device("auto"))
+    found.pop("command")
+    click.echo(json.dumps(found | {"cache": str(files.cache()), "root": str(files.root())}, indent=2))

@@ -1,0 +1,151 @@
+"""`avbench evaluate` and `avbench train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from avbench.errors import BadOption
+from avbench.options import RunOptions
+
+if TYPE_CHECKING:
+    from avbench.evaluate import Run
+
+_Command = Callable[..., Any]
+
+
+def run_options(command: _Command) -> _Command:
+    """Generate one flag from each field of RunOptions."""
+    for field in reversed(dataclasses.fields(RunOptions)):
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.default is False:
+            option = click.option(flag, is_flag=True, help=field.metadata["help"])
+        else:
+            option = click.option(
+                flag, default=field.default, type=_kind(field), metavar=field.metadata["metavar"], show_default=True,
+                help=field.metadata["help"],
+            )  # fmt: skip
+        command = option(command)
+    return command
+
+
+class _CountOrAuto(click.ParamType):
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value in (None, "auto"):
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            raise BadOption(f"{param.opts[0] if param else 'value'} is a whole number or auto, not {value!r}") from None
+
+
+def _kind(field: dataclasses.Field[Any]) -> Any:
+    return {"limit": int, "batch_size": _CountOrAuto(), "seed": int, "output_dir": click.Path(path_type=Path)}.get(
+        field.name, str
+    )
+
+
+@click.command()
+@click.argument("model")
+@click.option("--dataset", help="Dataset; by default the one the model was made for.")
+@click.option("--split", default="test", show_default=True, help="Split of the dataset.")
+@click.option("--suite", help="Protocol, such as cvpr21-attack or cvpr21-attack@1 (the default).")
+@click.option("--threat", "threats", multiple=True, metavar="THREAT", help="standard, standard/XA or XA:linf:0.006; repeatable.")
+@click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="pgd or pgd:steps=20,restarts=5; repeatable.")
+@click.option("--architecture", help="Architecture of a weights file that does not say.")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Argument of the architecture; repeatable.")
+@run_options
+@click.option("--dry-run", is_flag=True, help="Print cells, passes and an estimate of the time, and stop.")
+def evaluate(
+    model: str,
+    dataset: str | None,
+    split: str,
+    suite: str | None,
+    threats: tuple[str, ...],
+    attacks: tuple[str, ...],
+    architecture: str | None,
+    arguments: tuple[str, ...],
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Attack MODEL and write one row per sample and attack.
+
+    MODEL is a submission (its folder or its id), a .safetensors file, or a .ckpt, .pt or .pth state dict. The same
+    command again continues a run that was stopped.
+    """
+    run_with = RunOptions(**options)
+
+    from avbench.datasets.shards import open_split
+    from avbench.submission import find_candidate
+    from avbench.suites import find_suite
+
+    chosen = find_suite(suite, threats, attacks)
+    candidate, card = find_candidate(model, dataset, architecture, parse_arguments(arguments))
+
+    from avbench import api
+    from avbench.cli.tables import print_run
+    from avbench.evaluate import Run
+    from avbench.evaluate import evaluate as run_suite
+
+    opened = open_split(card.name, split)
+    if dry_run:
+        _print_estimate(Run(candidate, opened, chosen, run_with))
+        return
+    folder = run_suite(candidate, opened, chosen, run_with)
+    print_run(folder, api.score(folder))
+
+
+def parse_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Read NAME=VALUE pairs; a value is a whole number, a number, true, false or text.
+
+    Raises:
+        BadOption: if a pair has no `=`.
+    """
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise BadOption(f"--arg takes NAME=VALUE, not {pair!r}")
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+def _print_estimate(run: Run) -> None:
+    from tabulate import tabulate
+
+    from avbench.estimate import estimate
+
+    found = estimate(run)
+    total = [sum(column) for column in zip(*[one[2:] for one in found], strict=True)]
+    rows = [[*one[:-1], f"{one.seconds:.1f}"] for one in found] + [["all", "", *total[:-1], f"{total[-1]:.1f}"]]
+    click.echo(tabulate(rows, ["threat", "attack", "samples", "forward", "backward", "seconds"]))
+    if run.suite.mode == "worst-case":
+        click.echo("upper bounds: in a worst-case suite an attack runs only on samples that are still robust")
+    click.echo(f"nothing was run; the results would go to {run.folder}")
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder of the weights; by default runs/train/<recipe's folder or name>.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@click.option("--fresh", is_flag=True, help="Discard earlier weights and states in the folder.")
+def train(recipe: Path, output_dir: Path | None, device: str, fresh: bool) -> None:
+    """Train RECIPE (YAML) and write weights.safetensors with the recipe in its header.
+
+    The same command again continues after the last full epoch.
+    """
+    from avbench.defenses.train import read_recipe
+    from avbench.defenses.train import train as run_recipe
+
+    parsed = read_recipe(recipe)
+    name = recipe.resolve().parent.name if recipe.stem == "recipe" else recipe.stem
+    weights = run_recipe(parsed, output_dir or Path("runs") / "train" / name, device, fresh)
+    click.echo(f"weights: {weights}")

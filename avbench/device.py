@@ -1,0 +1,79 @@
+"""Where and how arithmetic runs: the device, deterministic kernels, and the largest micro-batch that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from avbench.errors import BadOption
+from avbench.oracle import Oracle, Victim
+from avbench.types import MODALITIES, Batch, modalities_of
+
+MEMORY_SHARE = 2**30  # bytes of saved activations that a micro-batch may hold on CPU; on CUDA half of what is free
+LARGEST = {"cpu": 64, "cuda": 1024}  # samples
+
+
+def find_device(name: str) -> torch.device:
+    """Resolve --device; `auto` takes a GPU if there is one.
+
+    Raises:
+        BadOption: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadOption(f"{name!r} is not a device; use cpu, cuda, cuda:N or auto") from error
+    if device.type not in LARGEST:
+        raise BadOption(f"device {name!r} is not supported; use cpu, cuda, cuda:N or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadOption(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device cpu")
+    return device
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Choose deterministic kernels and full float32 precision inside the block, and restore the flags after it."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[3:]
+
+
+def probe_micro_batch(victim: Victim, one: Batch) -> int:
+    """Largest power of two whose activations fit, from the bytes that one sample's gradient keeps; the same every time."""
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    attacked = tuple(m for m in MODALITIES if m in modalities_of(victim.model))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        Oracle(victim, one, attacked, {}).gradient(one.inputs)
+    weights = {p.untyped_storage().data_ptr() for p in [*victim.model.parameters(), *victim.model.buffers()]}
+    needed = sum(size for pointer, size in saved.items() if pointer not in weights) or 1
+    share = MEMORY_SHARE
+    if victim.device.type == "cuda":
+        share = torch.cuda.mem_get_info(victim.device)[0] // 2
+    size = 1
+    while 2 * size <= LARGEST[victim.device.type] and 2 * size * needed <= share:
+        size *= 2
+    return size

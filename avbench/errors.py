@@ -1,0 +1,81 @@
+"""Named errors: each says what was wrong and what to do; the command line prints it and exits with code 2."""
+
+
+class AvbenchError(Exception):
+    """Mark an error that a user can mend, so that the command line shows one message and no traceback."""
+
+
+class BadOption(AvbenchError):
+    """An option or argument has a value that cannot be used."""
+
+
+class UnknownName(AvbenchError):
+    """No registered thing has this name."""
+
+
+class BadBudget(AvbenchError):
+    """A threat model or budget that cannot exist (negative, NaN, larger than the box, unparsable)."""
+
+
+class BudgetViolation(AvbenchError):
+    """An attack returned a clip outside its threat set."""
+
+
+class CheckpointError(AvbenchError):
+    """A model file is missing, truncated, corrupt or of a refused format."""
+
+
+class UnsafeCheckpoint(CheckpointError):
+    """A model file asks to run code on loading; it was not run."""
+
+
+class ArchitectureMismatch(CheckpointError):
+    """The weights do not belong to the named architecture."""
+
+
+class NonFiniteWeights(CheckpointError):
+    """A weight is NaN or infinite."""
+
+
+class NonFiniteOutput(AvbenchError):
+    """The model answered NaN or infinity on a sample."""
+
+
+class BadModel(AvbenchError):
+    """A model breaks its contract (wrong output shape, stages that disagree, no gradient to an attacked input)."""
+
+
+class SubmissionError(AvbenchError):
+    """A submission.yaml is missing, malformed or does not match its files."""
+
+
+class DatasetNotPrepared(AvbenchError):
+    """The prepared shards of a split are not on this machine."""
+
+
+class DataError(AvbenchError):
+    """Source data is missing, incomplete or not what its pinned hash says."""
+
+
+class CorruptShard(DataError):
+    """A prepared sample is not the one its lock file pins."""
+
+
+class RunConflict(AvbenchError):
+    """The output folder holds a run that this command would mix with or overwrite."""
+
+
+class ProtocolMismatch(RunConflict):
+    """The output folder was written under another protocol version."""
+
+
+class IncompleteRun(AvbenchError):
+    """A run lacks rows that its scores need."""
+
+
+class DiskFull(AvbenchError):
+    """A result could not be written for lack of space."""
+
+
+class RecipeError(AvbenchError):
+    """A training recipe is malformed or cannot be trained."""

@@ -1,0 +1,269 @@
+"""The loop: model x split x threat x attack to rows. It polices the budget, judges success, and resumes."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avbench import files, store
+from avbench.attacks import Attack
+from avbench.cells import REFERENCES, Cell
+from avbench.checkpoint import Candidate
+from avbench.datasets.shards import Split
+from avbench.device import deterministic, find_device, probe_micro_batch
+from avbench.errors import BadModel, RunConflict
+from avbench.judge import judge
+from avbench.metrics import NONE
+from avbench.options import RunOptions
+from avbench.oracle import Oracle, Victim
+from avbench.progress import RunProgress
+from avbench.provenance import numerics, provenance
+from avbench.rng import Rng
+from avbench.suites import Suite
+from avbench.threats import ThreatModel
+from avbench.threats.region import Region
+from avbench.types import MODALITIES, AVInput, Batch, Modality, modalities_of
+
+def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptions, quiet: bool = False) -> Path:
+    """Run a suite on a model and return the run's folder, which holds rows.parquet and run.json.
+
+    A run that was stopped at any moment continues when the same call is repeated.
+
+    Raises:
+        RunConflict: if the folder holds another run, or another process writes to it.
+        BudgetViolation, BadModel, NonFiniteOutput, CorruptShard, DiskFull: as they say; finished parts are kept.
+    """
+    run = Run(candidate, split, suite, options)
+    with run.locked(), deterministic():
+        return run.execute(quiet)
+
+
+class Run:
+    """One model, one split, one suite, one folder."""
+
+    def __init__(self, candidate: Candidate, split: Split, suite: Suite, options: RunOptions) -> None:
+        self.candidate, self.split, self.suite, self.options = candidate, split, suite, options
+        device = find_device(options.device)
+        self.victim = Victim(candidate.module, len(split.card.classes), device)
+        limit = min(x for x in (options.limit, suite.limit, len(split)) if x is not None)
+        self.positions = range(limit)
+        self.track = f"{split.card.name}-{split.name}-{suite}"
+        self.folder = options.output_dir / self.track / candidate.id
+        self.cells = [Cell(t, a) for t in sorted(suite.threats, key=self._depth) for a in suite.attacks]
+        self.parts: dict[Cell, list[store.Part]] = {}
+        self.micro_batch = 0
+        self.numerics: dict[str, Any] = {}
+
+    def execute(self, quiet: bool) -> Path:
+        """Make what is missing, then merge."""
+        self._prepare()
+        with RunProgress(str(self.folder), len(self.positions) * (len(self.cells) + len(REFERENCES)), quiet) as progress:
+            self.progress = progress
+            if self.suite.mode == "every":
+                self._stage(self.positions, [*REFERENCES, *self.cells])
+            else:
+                self._stage(self.positions, REFERENCES)
+                for cell in self.cells:
+                    self._stage(self._survivors(cell), [cell])
+        order = [*REFERENCES, *self.cells]
+        rows = [part.rows for cell in order for part in self.parts.get(cell, [])]
+        metadata = {"protocol": str(store.PROTOCOL), "run": self._fingerprint, "track": self.track}
+        sha256 = store.merge(self.folder, rows, metadata)
+        self._write_record(order, sha256)
+        return self.folder
+
+    def fingerprint(self, cell: Cell) -> str:
+        """Identity of what a cell measures; a row is never served to anything else."""
+        return files.fingerprint(self._identity | cell.identity)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process out of the folder; a reader needs no lock."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunConflict(f"another avbench is writing to {self.folder}; wait for it") from error
+            for leftover in self.folder.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+
+    def choose_micro_batch(self, first: Batch, earlier: Mapping[str, Any] | None) -> int:
+        """What the caller said, else what the run began with, else what memory allows; it never changes in mid-run."""
+        kept: int | None = earlier["numerics"]["micro_batch"] if earlier else None
+        return self.options.batch_size or kept or probe_micro_batch(self.victim, first)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "protocol": store.PROTOCOL,
+            "model": self.candidate.identity,
+            "split": self.split.lock.sha256,
+            "seed": self.options.seed,
+        }
+
+    @property
+    def _fingerprint(self) -> str:
+        return files.fingerprint(self._identity | {"cells": [cell.identity for cell in self.cells]})
+
+    def _prepare(self) -> None:
+        if self.options.fresh:
+            store.discard(self.folder)
+        earlier = store.read_record(self.folder) if (self.folder / "run.json").exists() else None
+        if earlier and earlier["run"] != self._fingerprint:
+            raise RunConflict(
+                f"{self.folder} holds a run with another model, seed or set of attacks; "
+                "choose another --output-dir, or --fresh to discard it"
+            )
+        first = self.split.batch([0]).to(self.victim.device)
+        self._check_stages(first)
+        self.micro_batch = self.choose_micro_batch(first, earlier)
+        self.numerics = numerics(self.victim.device, self.micro_batch)
+        with torch.no_grad():
+            answer = self.victim.logits(first.inputs, {}, first.ids).cpu().tolist()
+        self.numerics["answer"] = files.fingerprint(answer)[:16]  # changed code of a model shows here
+        self.victim.passes.clear()
+        if not earlier:
+            self._write_record([], None)
+
+    def _check_stages(self, batch: Batch) -> None:
+        if not self.victim.two_stage:
+            return
+        with torch.no_grad():
+            whole = self.victim.model(batch.inputs.audio, batch.inputs.video)
+            fused = self.victim.logits(batch.inputs, {}, batch.ids)
+        if whole.shape != fused.shape or not torch.allclose(whole, fused, rtol=1e-4, atol=1e-4):
+            raise BadModel("fuse(encode_audio(a), encode_video(v)) differs from forward(a, v); mend the model's stages")
+
+    def _depth(self, threat: ThreatModel) -> int:
+        return sum(threat.contains(other) for other in self.suite.threats)
+
+    def _survivors(self, cell: Cell) -> list[int]:
+        """Positions still robust: right when clean, unbroken so far in this threat and in those it contains."""
+        assert cell.threat is not None
+        broken = set[str]()
+        for other, parts in self.parts.items():
+            if other.threat is None and other.attack != NONE:
+                continue
+            if other.threat is None or cell.threat.contains(other.threat):
+                for part in parts:
+                    broken |= set(part.rows["sample"][~part.rows["correct"]])
+        alive = [i for i in self.positions if self.split.ids[i] not in broken]
+        self.progress.skip(len(self.positions) - len(alive))
+        return alive
+
+    def _stage(self, positions: Sequence[int], cells: Sequence[Cell]) -> None:
+        """Bring cells that share their samples to completion, micro-batch by micro-batch."""
+        ids = self.split.ids
+        for start in range(0, len(positions), self.micro_batch):
+            chunk = positions[start : start + self.micro_batch]
+            names = [ids[i] for i in chunk]
+            missing = []
+            for cell in cells:
+                part = self._store(cell).read(chunk, names)
+                if part is None:
+                    missing.append(cell)
+                else:
+                    self._take(cell, part)
+            if missing:
+                self._make(chunk, missing)
+
+    def _make(self, chunk: Sequence[int], cells: Sequence[Cell]) -> None:
+        batch = self.split.batch(chunk).to(self.victim.device)
+        with torch.no_grad():
+            embeddings = {
+                modality: self.victim.embed(batch.inputs, modality)
+                for modality in MODALITIES
+                if self.victim.two_stage and any(modality not in cell.attacked for cell in cells)
+            }
+        for cell in cells:
+            start, before = time.perf_counter(), self.victim.passes.copy()
+            clips = self._clips(cell, batch, embeddings)
+            fixed = {m: f for m, f in embeddings.items() if m not in cell.attacked}
+            rows = judge(self.victim, batch, clips, fixed)
+            rows.insert(1, "threat", cell.columns[0])
+            rows.insert(2, "attack", cell.columns[1])
+            made = self.victim.passes - before
+            forward, backward = (
+                max((n for (part, way), n in made.items() if way == direction and part != "fuse"), default=0)
+                for direction in ("forward", "backward")
+            )
+            part = store.Part(rows, forward, backward, time.perf_counter() - start)
+            self._store(cell).write(chunk, part)
+            self._take(cell, part)
+
+    def _clips(self, cell: Cell, batch: Batch, embeddings: Mapping[Modality, Tensor]) -> AVInput:
+        if cell.threat is None:
+            silent = {m: torch.zeros_like(getattr(batch.inputs, m)) for m in cell.attacked}
+            clips = batch.inputs._replace(**silent)
+            self._check_modalities(cell, batch, clips)
+            return clips
+        assert isinstance(cell.attack, Attack)
+        region = Region(cell.threat, batch.inputs)
+        oracle = Oracle(self.victim, batch, cell.attacked, embeddings, cell.attack.needs)
+        rng = Rng(self.options.seed, str(cell.attack), batch.ids)
+        clips = cell.attack.run(oracle, batch, region, rng)
+        clips = AVInput(*(clip.detach() for clip in clips))
+        region.check(clips, batch.ids, str(cell.attack))
+        return clips
+
+    def _check_modalities(self, cell: Cell, batch: Batch, clips: AVInput) -> None:
+        """A model that claims not to read a modality must not change its answer when that is silenced."""
+        for modality in set(cell.attacked) - set(modalities_of(self.victim.model)):
+            with torch.no_grad():
+                answers = [self.victim.model(*one) for one in (batch.inputs, clips)]
+            if not torch.equal(*answers):
+                raise BadModel(f"the model declares that it does not read {modality}, but its answers depend on it")
+
+    def _take(self, cell: Cell, part: store.Part) -> None:
+        self.parts.setdefault(cell, []).append(part)
+        self.progress.advance(cell.columns, part.rows)
+
+    def _store(self, cell: Cell) -> store.CellStore:
+        title = "-".join(cell.columns)
+        return store.CellStore.of(self.folder, title, self.fingerprint(cell), files.fingerprint(self.numerics))
+
+    def _write_record(self, order: Sequence[Cell], rows_sha256: str | None) -> None:
+        card, suite = self.split.card, self.suite
+        record = {
+            "protocol": store.PROTOCOL,
+            "run": self._fingerprint,
+            "track": self.track,
+            "model": {"id": self.candidate.id, **self.candidate.about, **self.candidate.identity},
+            "dataset": {
+                "name": card.name,
+                "split": self.split.name,
+                "lock_sha256": self.split.lock.sha256,
+                "size": len(self.split),
+                "evaluated": len(self.positions),
+            },
+            "suite": {"name": suite.name, "version": suite.version, "mode": suite.mode, "published": suite.published},
+            "seed": self.options.seed,
+            "threats": [str(threat) for threat in suite.threats],
+            "attacks": [str(attack) for attack in suite.attacks],
+            "cells": [self._cell_record(cell) for cell in order if cell in self.parts],
+            "numerics": self.numerics,
+            "provenance": provenance(self.victim.device),
+            "rows_sha256": rows_sha256,
+        }
+        files.publish_text(self.folder / "run.json", files.readable_json(record))
+
+    def _cell_record(self, cell: Cell) -> dict[str, Any]:
+        parts = self.parts[cell]
+        return {
+            "threat": cell.columns[0],
+            "attack": cell.columns[1],
+            "fingerprint": self.fingerprint(cell),
+            "rows": sum(len(part.rows) for part in parts),
+            "forward": sum(part.forward for part in parts),
+            "backward": sum(part.backward for part in parts),
+            "seconds": round(sum(part.seconds for part in parts), 3),
+        }

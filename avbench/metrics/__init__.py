@@ -1,0 +1,46 @@
+"""Metrics: functions from stored rows to scores, one file each, found by `METRICS`; none needs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import pandas as pd
+
+from avbench.registry import Registry
+
+CLEAN = "clean"  # the threat column of rows that nobody attacked
+NONE, SILENCE_AUDIO, SILENCE_VIDEO = "none", "silence-audio", "silence-video"  # their attack column
+WORST_CASE = "worst case"  # the attack column of a score over all attacks of a threat
+
+
+class Score(NamedTuple):
+    """One figure with its sample size and 95 % interval."""
+
+    metric: str
+    threat: str  # "clean", a threat model as text, "mean of XA, XV, XAV" or "XV - XA"
+    attack: str  # an attack, "none", or "worst case"
+    value: float
+    low: float  # 95 % interval; NaN where none is defined
+    high: float
+    n: int  # samples it rests on
+    unit: Literal["%", "points", "dB", "input units", "1"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The stored rows of one run and, where the dataset names one, of its undefended baseline on the same track.
+
+    Columns: sample, threat, attack, label, prediction, correct, margin, loss, and the perceptibility columns;
+    see avbench.store.COLUMNS. Rows that nobody attacked have threat "clean" and attack "none", "silence-audio" or
+    "silence-video". In a worst-case suite a sample has no row for an attack when an earlier one broke it; an attack
+    that nothing survived to meet has no row at all, so `cells` names every (threat, attack) of the suite.
+    """
+
+    frame: pd.DataFrame
+    baseline: pd.DataFrame | None = None
+    cells: tuple[tuple[str, str], ...] = ()  # empty: those that have rows
+
+
+METRICS: Registry[Callable[[Rows], list[Score]]] = Registry("avbench.metrics", "metric")

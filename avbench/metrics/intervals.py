@@ -1,0 +1,104 @@
+"""95 % intervals: Wilson for one proportion, paired bootstrap for means over samples, order statistics for medians."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from avbench.metrics import Score
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LEVEL = 0.95
+RESAMPLES = 2000
+SEED = 0
+
+Name = tuple[str, str, str]  # metric, threat, attack: the first fields of a score
+
+
+class Interval(NamedTuple):
+    """Lower and upper end of a 95 % interval."""
+
+    low: float
+    high: float
+
+
+def wilson(right: int, n: int) -> Interval:
+    """Bound one proportion (Wilson 1927), because it stays sensible at 0 and at 1.
+
+    >>> [round(end, 4) for end in wilson(0, 10)], [round(end, 4) for end in wilson(5, 10)]
+    ([0.0, 0.2775], [0.2366, 0.7634])
+    """
+    ends = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    return Interval(min(float(ends.low), right / n), max(float(ends.high), right / n))
+
+
+def bootstrap(values: NDArray[np.float64], lowest: float, highest: float) -> Interval:
+    """Bound a mean by 2,000 resamples of the samples (percentile method, fixed seed).
+
+    A figure made of several outcomes per sample, such as a difference of two models, is paired when `values` holds
+    one figure per sample. Resampling n samples is drawing multinomial counts of the distinct values, of which
+    outcomes have few: memory does not grow with n. Where all samples agree, resamples cannot differ and would claim
+    certainty; then samples not met are bounded by Wilson's interval of 0 in n, each taken at the far end of the range.
+
+    Args:
+        values: (samples,), with few distinct values
+        lowest: the least value a sample can have
+        highest: the greatest
+
+    >>> bootstrap(np.array([0.0, 0.0, 1.0, 1.0]), 0, 1)
+    Interval(low=0.0, high=1.0)
+    >>> [round(end, 4) for end in bootstrap(np.zeros(10), -1, 1)]
+    [-0.2775, 0.2775]
+    """
+    levels, counts = np.unique(values, return_counts=True)
+    if len(levels) == 1:
+        share, value = wilson(0, len(values)).high, float(levels[0])
+        return Interval(value - share * (value - lowest), value + share * (highest - value))
+    draws = np.random.default_rng(SEED).multinomial(len(values), counts / len(values), size=RESAMPLES)
+    low, high = np.quantile(draws @ levels / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    value = _mean(values)
+    return Interval(min(float(low), value), max(float(high), value))
+
+
+def proportion(name: Name, right: NDArray[np.bool_]) -> Score:
+    """Score a share of samples in percent, with Wilson's interval."""
+    hits, n = int(right.sum()), len(right)
+    low, high = wilson(hits, n)
+    return Score(*name, 100 * (hits / n), 100 * low, 100 * high, n, "%")
+
+
+def mean(name: Name, values: NDArray[np.float64], span: float, unit: Literal["%", "points"]) -> Score:
+    """Score a mean over samples with its bootstrap interval.
+
+    Args:
+        name: metric, threat and attack
+        values: (samples,)
+        span: the greatest value a sample can have; the least is 0 for percent, -span for points
+        unit: of the values
+    """
+    low, high = bootstrap(values, 0 if unit == "%" else -span, span)
+    return Score(*name, _mean(values), low, high, len(values), unit)
+
+
+def median(values: NDArray[np.float64]) -> tuple[float, Interval]:
+    """Find a median and its distribution-free interval from order statistics; NaN below six values.
+
+    >>> median(np.array([1.0, 2.0, np.inf]))
+    (2.0, Interval(low=nan, high=nan))
+    >>> median(np.arange(6.0))
+    (2.5, Interval(low=0.0, high=5.0))
+    """
+    ordered = np.sort(values)
+    rank = int(stats.binom.ppf((1 - LEVEL) / 2, len(values), 0.5))  # as many values may lie below either end
+    ends = (float(ordered[rank - 1]), float(ordered[-rank])) if rank else (math.nan, math.nan)
+    return float(np.median(values)), Interval(*ends)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    levels, counts = np.unique(values, return_counts=True)  # the same to the last bit in any order of samples
+    return float(counts @ levels / len(values))

@@ -1,0 +1,44 @@
+"""One random stream per sample, so that batch size, order and other samples change nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rng:
+    """Draw numbers that depend only on seed, stream, purpose and sample id; drawn on CPU, then moved.
+
+    There is no hidden state: the same purpose gives the same numbers, so name each draw.
+    """
+
+    seed: int
+    stream: str
+    ids: tuple[str, ...]
+
+    def uniform(self, like: Tensor, purpose: str) -> Tensor:
+        """Numbers in [0, 1), one independent block per sample, of the shape, dtype and device of `like`."""
+        return self._draw(torch.rand, like, purpose)
+
+    def normal(self, like: Tensor, purpose: str) -> Tensor:
+        """Standard normal numbers, one independent block per sample, shaped like `like`."""
+        return self._draw(torch.randn, like, purpose)
+
+    def signs(self, like: Tensor, purpose: str) -> Tensor:
+        """-1 or +1 with equal probability, one independent block per sample, shaped like `like`."""
+        return torch.where(self.uniform(like, purpose) < 0.5, -1.0, 1.0).to(like.dtype)
+
+    def _draw(self, function: object, like: Tensor, purpose: str) -> Tensor:
+        blocks = [
+            function(like.shape[1:], generator=self._generator(purpose, one), dtype=like.dtype)  # type: ignore[operator]
+            for one in self.ids
+        ]
+        return torch.stack(blocks).to(like.device)
+
+    def _generator(self, purpose: str, one: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.seed}/{self.stream}/{purpose}/{one}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

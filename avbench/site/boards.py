@@ -1,0 +1,211 @@
+"""Boards of measured runs: what may share a table, what ranks, and the cells of each row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from avbench import files
+from avbench.datasets.cards import Card, read_card
+from avbench.errors import DataError, UnknownName
+from avbench.metrics import CLEAN, NONE, WORST_CASE, Rows
+from avbench.metrics.avg import MEAN_OF_THREATS
+from avbench.metrics.outcomes import TRIPLE
+from avbench.site.records import Record, Run
+from avbench.site.tables import Cell, Column, Row, Table, number
+from avbench.summarize import rank, score
+from avbench.threats import ThreatModel, parse_threat
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run with all its scores, and its place where it has one."""
+
+    run: Run
+    scores: pd.DataFrame
+    place: int | None = None
+    tie_group: int | None = None
+
+    def cell(self, metric: str, threat: str, attack: str) -> Cell:
+        """One figure with its interval."""
+        s = self.scores
+        found = s[(s["metric"] == metric) & (s["threat"] == threat) & (s["attack"] == attack)]
+        return number(*found.iloc[0][["value", "low", "high"]]) if len(found) else None
+
+
+@dataclass(frozen=True)
+class Board:
+    """Runs on the same samples under the same threats and attacks."""
+
+    name: str  # file name, unique within the dataset
+    card: Card | None
+    runs: list[Scored]
+
+    @cached_property
+    def record(self) -> Record:
+        """What all runs share, read from the newest."""
+        return max((scored.run.record for scored in self.runs), key=lambda record: record.provenance.created)
+
+    @cached_property
+    def threats(self) -> dict[str, ThreatModel]:
+        """Threat models by text, XA before XV before XAV, then by radius."""
+        parsed = {text: parse_threat(text) for text in self.record.threats}
+        return dict(sorted(parsed.items(), key=lambda item: (len(item[1].label), item[0])))
+
+    @property
+    def short(self) -> bool:
+        """Tell whether XA, XV and XAV name one threat each, so that headings need no radius."""
+        return len({threat.label for threat in self.threats.values()}) == len(self.threats)
+
+    @property
+    def ranked(self) -> list[Scored]:
+        """Runs that have a place, best first."""
+        return [scored for scored in self.runs if scored.place is not None]
+
+    @cached_property
+    def table(self) -> Table:
+        """The board's table, ranked rows first."""
+        heads = {text: threat.label if self.short else text for text, threat in self.threats.items()}
+        details = [(t, a) for t in self.threats for a in self.record.attacks]
+        columns = [
+            Column("Rank", "rank", "place by worst-case Avg; runs of one tie group do not differ significantly"),
+            Column("Model", "link"),
+            Column("Clean", help="accuracy without attack, %"),
+            *(Column(head, help=f"robust accuracy under {text}: right under every attack, %") for text, head in heads.items()),
+            Column("Avg", help="mean of the worst-case XA, XV and XAV, %"),
+            Column("RI", help="Robustness Improvement over the undefended baseline, points"),
+            *(Column(f"{heads[t]} {a}", help=f"accuracy under {a} within {t}, %", detail=True) for t, a in details),
+            Column("n", digits=0, help="samples evaluated"),
+            Column("Date", "text"),
+            Column("State", "text", "ranked, or why not"),
+        ]  # fmt: skip
+        return Table(columns, [self._row(scored, details) for scored in self.runs])
+
+    def _row(self, scored: Scored, details: Sequence[tuple[str, str]]) -> Row:
+        record = scored.run.record
+        place: Cell = [scored.place, f"group {scored.tie_group}"] if scored.place is not None else None
+        single = [scored.cell("attack-accuracy", t, a) for t, a in details]
+        cells: list[Cell] = [
+            place,
+            [record.model.title, f"../../models/{record.model.id}.html"],
+            scored.cell("clean-accuracy", CLEAN, NONE),
+            *(scored.cell("robust-accuracy", threat, WORST_CASE) for threat in self.threats),
+            scored.cell("avg", MEAN_OF_THREATS, WORST_CASE),
+            scored.cell("ri", MEAN_OF_THREATS, WORST_CASE),
+            *(cell[0] if isinstance(cell, list) else cell for cell in single),
+            record.dataset.evaluated,
+            record.provenance.date,
+            why_unranked(scored.run) or ("ranked" if place else "not ranked"),
+        ]
+        return Row(cells, "ranked" if place else "partial")
+
+
+def why_unranked(run: Run) -> str:
+    """Say why a run cannot rank, or nothing if it may."""
+    dataset, suite = run.record.dataset, run.record.suite
+    if not run.complete:
+        return f"partial: {dataset.evaluated} of {dataset.size} samples"
+    return "" if suite.published else "partial: suite is not published"
+
+
+def find_card(dataset: str) -> Card | None:
+    """The dataset's card, or None if no such dataset is installed."""
+    try:
+        return read_card(dataset)
+    except UnknownName:
+        return None
+
+
+def make_boards(runs: Iterable[Run]) -> list[Board]:
+    """Sort runs into boards; what differs in split, suite version, threats or attacks never shares a table.
+
+    The board of the newest suite version on the test split gets the suite's plain name, others a suffix.
+
+    Raises:
+        DataError: if a run contradicts its dataset's card.
+        IncompleteRun: if rows are missing that a score needs.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(files.fingerprint(_identity(run)), []).append(run)
+    order = sorted(groups, key=lambda key: (*_preference(groups[key]), key), reverse=True)
+    taken: set[tuple[str, str]] = set()
+    boards = []
+    for key in order:
+        record = groups[key][0].record
+        name = record.suite.name
+        if (record.dataset.name, name) in taken:
+            name = f"{name}-{key[:8]}"
+        taken.add((record.dataset.name, name))
+        boards.append(_board(name, groups[key]))
+    return sorted(boards, key=lambda board: (board.record.dataset.name, board.name))
+
+
+def _identity(run: Run) -> list[object]:
+    record = run.record
+    suite = [record.suite.name, record.suite.version, record.suite.mode]
+    dataset = [record.dataset.name, record.dataset.split, record.dataset.lock_sha256]
+    return [dataset, suite, sorted(record.threats), sorted(record.attacks)]
+
+
+def _preference(runs: list[Run]) -> tuple[bool, bool, int, int, str]:
+    record = runs[0].record
+    newest = max(run.record.provenance.created for run in runs)
+    return record.suite.published, record.dataset.split == "test", record.suite.version, len(runs), newest
+
+
+def _board(name: str, runs: list[Run]) -> Board:
+    card = find_card(runs[0].record.dataset.name)
+    newest: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.record.provenance.created, run.record.run)):
+        _check(run, card)
+        newest[run.record.model.id] = run
+    baseline = newest.get(card.baseline) if card and card.baseline else None
+    if baseline and not baseline.complete:
+        baseline = None
+    scored = [Scored(run, score(_rows(run, baseline))) for run in newest.values()]
+    return Board(name, card, _place(scored))
+
+
+def _rows(run: Run, baseline: Run | None = None) -> Rows:
+    cells = tuple((cell.threat, cell.attack) for cell in run.record.cells if cell.threat != CLEAN)
+    return Rows(run.frame, baseline.frame if baseline else None, cells)
+
+
+def _check(run: Run, card: Card | None) -> None:
+    dataset = run.record.dataset
+    where = run.folder / "run.json"
+    if card and card.splits.get(dataset.split) != dataset.size:
+        raise DataError(f"{where} gives split {dataset.split} {dataset.size} samples; {dataset.name}'s card does not")
+    clean = run.frame[(run.frame["threat"] == CLEAN) & (run.frame["attack"] == NONE)]
+    if clean["sample"].nunique() != dataset.evaluated:
+        raise DataError(f"{where} claims {dataset.evaluated} samples, its rows hold {clean['sample'].nunique()}")
+    allowed = {(cell.threat, cell.attack) for cell in run.record.cells}
+    strangers = [key for key, _ in run.frame.groupby(["threat", "attack"]) if key not in allowed and key[0] != CLEAN]
+    if strangers:
+        raise DataError(f"{run.folder / 'rows.parquet'} holds rows of {strangers[0]}, which run.json does not name")
+
+
+def _place(scored: list[Scored]) -> list[Scored]:
+    """Rank what may be ranked; the rest follows, by worst-case Avg."""
+    able = {one.run.record.model.id: one for one in scored if not why_unranked(one.run)}
+    rest = [one for one in scored if one.run.record.model.id not in able]
+    labels = sorted(parse_threat(text).label for text in scored[0].run.record.threats)
+    if labels != sorted(TRIPLE):
+        return sorted(scored, key=_order)
+    placed = []
+    if able:
+        for row in rank({name: _rows(one.run) for name, one in able.items()}).itertuples():
+            one = able[str(row.run)]
+            placed.append(Scored(one.run, one.scores, int(row.rank), int(row.tie_group)))
+    return placed + sorted(rest, key=_order)
+
+
+def _order(one: Scored) -> tuple[float, str]:
+    figure = one.cell("avg", MEAN_OF_THREATS, WORST_CASE)
+    value = figure[0] if isinstance(figure, list) else figure
+    return (-value if isinstance(value, float) else math.inf, one.run.record.model.id)

@@ -1,0 +1,171 @@
+"""Read run folders; every string in one was written by a stranger and is checked before it is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from avbench import files, store
+from avbench.errors import DataError
+
+LARGEST = 4_000_000  # bytes of a run.json
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds control or invisible characters")
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("holds NaN or infinity")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _finite(part)
+    return value
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]  # becomes a file name
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Line = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_one_line)]
+Plain = Annotated[dict[str, Any], AfterValidator(_finite)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class ModelRecord(_Record):
+    """What was evaluated."""
+
+    id: Name
+    title: Annotated[Line, StringConstraints(min_length=1, max_length=200)]
+    architecture: Line
+    arguments: Plain = Field(default_factory=dict)
+    weights_sha256: Hash
+    description: Annotated[str, StringConstraints(max_length=5000)] = ""
+
+
+class DatasetRecord(_Record):
+    """On which samples."""
+
+    name: Name
+    split: Name
+    lock_sha256: Hash
+    size: Count
+    evaluated: Count
+
+
+class SuiteRecord(_Record):
+    """Under which protocol."""
+
+    name: Name
+    version: Count
+    mode: Literal["every", "worst-case"]
+    published: bool
+
+
+class CellRecord(_Record):
+    """One threat under one attack: its identity and its cost."""
+
+    threat: Line
+    attack: Line
+    fingerprint: Hash
+    rows: Count
+    forward: Count
+    backward: Count
+    seconds: Annotated[float, Field(ge=0)]
+
+
+class Provenance(_Record):
+    """Where, when and how; further entries are shown as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    created: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d[0-9TZ:.+ -]{0,30}$")]
+    avbench: Line
+    git_commit: Line | None = None
+    dirty: bool | None = None
+    python: Line
+    torch: Line
+    device: Line
+    cpu: Line = ""
+    command: Line
+
+    @property
+    def date(self) -> str:
+        """Day, YYYY-MM-DD."""
+        return self.created[:10]
+
+
+class Record(_Record):
+    """The run.json of one run."""
+
+    protocol: Count
+    run: Hash
+    model: ModelRecord
+    dataset: DatasetRecord
+    suite: SuiteRecord
+    seed: int
+    threats: tuple[Line, ...]
+    attacks: tuple[Line, ...]
+    cells: tuple[CellRecord, ...]
+    numerics: Plain = Field(default_factory=dict)
+    provenance: Provenance
+    rows_sha256: Hash
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+    record: Record
+    frame: pd.DataFrame
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every sample of the split was evaluated."""
+        return self.record.dataset.evaluated == self.record.dataset.size > 0
+
+
+def read_run(folder: Path) -> Run:
+    """Read and check one run folder.
+
+    Raises:
+        DataError: if run.json cannot be used or does not pin the rows beside it.
+        IncompleteRun: if the rows are missing or are not rows.
+        ProtocolMismatch: if another protocol version wrote the run.
+    """
+    path, rows = folder / "run.json", folder / "rows.parquet"
+    if path.stat().st_size > LARGEST:
+        raise DataError(f"{path} is larger than {LARGEST} bytes; no run writes that")
+    try:
+        record = Record.model_validate(store.read_record(folder))
+    except (ValidationError, RecursionError) as error:
+        raise DataError(f"{path} is not a usable run record: {error}") from error
+    frame = store.read_rows(folder)
+    if files.sha256_file(rows) != record.rows_sha256:
+        raise DataError(f"{rows} is not the file that its run.json pins; fetch both again")
+    return Run(folder, record, frame)
+
+
+def read_runs(folders: Sequence[Path]) -> Iterator[Run]:
+    """Read every run folder at or below the given folders, in a fixed order, each once.
+
+    Raises:
+        DataError: if a folder does not exist or a run is malformed.
+    """
+    found: set[Path] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder} is no folder; give the folder that `avbench evaluate` wrote, or one above it")
+        found |= {path.parent.resolve() for path in folder.rglob("run.json")}
+    for path in sorted(found):
+        yield read_run(path)

@@ -1,0 +1,189 @@
+"""Rows in Parquet: their schema with units, parts that appear whole or not at all, and one merged file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avbench import files
+from avbench.errors import IncompleteRun, ProtocolMismatch
+
+PROTOCOL = 1  # rises whenever a stored number could change its meaning
+
+COLUMNS: dict[str, tuple[pa.DataType, str, str]] = {
+    "sample": (pa.string(), "", "id of the clip in the split's lock file"),
+    "threat": (pa.string(), "", "threat model, or 'clean'"),
+    "attack": (pa.string(), "", "attack, or 'none', 'silence-audio', 'silence-video'"),
+    "label": (pa.int32(), "", "true class"),
+    "prediction": (pa.int32(), "", "class with the largest logit"),
+    "correct": (pa.bool_(), "", "whether the margin is positive"),
+    "margin": (pa.float32(), "logit", "logit of the true class minus the largest other"),
+    "loss": (pa.float32(), "nat", "cross-entropy"),
+    "audio_linf": (pa.float32(), "full scale", "largest change of the waveform"),
+    "audio_l2": (pa.float32(), "full scale", "root of the sum of squared changes of the waveform"),
+    "audio_snr_db": (pa.float32(), "dB", "energy of the clean waveform over that of the change"),
+    "audio_db_x": (pa.float32(), "dB", "peak of the change relative to the peak of the clean waveform (CW 2018)"),
+    "video_linf": (pa.float32(), "full scale", "largest change of a pixel"),
+    "video_l2": (pa.float32(), "full scale", "root of the sum of squared changes of the pixels"),
+    "video_psnr_db": (pa.float32(), "dB", "peak signal-to-noise ratio of the frames, peak 1"),
+}
+
+
+def schema() -> pa.Schema:
+    """Column types, with unit and meaning in each field's metadata."""
+    return pa.schema(
+        [
+            pa.field(name, kind, nullable=True, metadata={"unit": unit, "description": meaning})
+            for name, (kind, unit, meaning) in COLUMNS.items()
+        ]
+    )
+
+
+def write_table(path: Path, rows: pd.DataFrame, metadata: Mapping[str, str]) -> None:
+    """Write rows whole or not at all; equal rows give equal bytes.
+
+    Raises:
+        DiskFull: if there is no space; nothing is left behind.
+    """
+    columns = [pa.array(rows[name], type=kind, from_pandas=False) for name, (kind, *_) in COLUMNS.items()]
+    table = pa.Table.from_arrays(columns, schema=schema().with_metadata(dict(metadata)))
+    files.publish(
+        path, lambda temporary: pq.write_table(table, temporary, compression="snappy", write_page_checksum=True)
+    )
+
+
+class Part(NamedTuple):
+    """Rows of one micro-batch of one cell, and what making them cost."""
+
+    rows: pd.DataFrame
+    forward: int  # samples passed through the attacked part of the model
+    backward: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CellStore:
+    """Keep the parts of one cell: one file for each micro-batch, named by range and by the ids inside.
+
+    A part counts only if its footer names this cell and these numerics and it can be read; else it goes to
+    quarantine and its samples are evaluated again.
+    """
+
+    folder: Path
+    cell: str  # fingerprint of what was measured
+    numerics: str  # fingerprint of the arithmetic
+
+    @classmethod
+    def of(cls, run: Path, title: str, cell: str, numerics: str) -> CellStore:
+        """Place a cell in a run's folder."""
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", title)[:80]
+        return cls(run / "cells" / f"{slug}-{cell[:12]}-{numerics[:8]}", cell, numerics)
+
+    def path(self, positions: Sequence[int], ids: Sequence[str]) -> Path:
+        """File of the part that holds these samples; positions are those in the split."""
+        return self.folder / f"part-{positions[0]:07d}-{positions[-1]:07d}-{files.fingerprint(list(ids))[:12]}.parquet"
+
+    def read(self, positions: Sequence[int], ids: Sequence[str]) -> Part | None:
+        """A part, or None if it has to be made."""
+        path = self.path(positions, ids)
+        if not path.exists():
+            return None
+        try:
+            table = pq.ParquetFile(path, page_checksum_verification=True).read()
+            found = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            rows: pd.DataFrame = table.to_pandas()
+            part = Part(rows, int(found["forward"]), int(found["backward"]), float(found["seconds"]))
+            if (found["cell"], found["numerics"]) == (self.cell, self.numerics) and list(rows["sample"]) == list(ids):
+                return part
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            pass
+        quarantine = self.folder.parent.parent / "quarantine"
+        quarantine.mkdir(exist_ok=True)
+        path.replace(quarantine / f"{self.folder.name}-{path.name}")
+        return None
+
+    def write(self, positions: Sequence[int], part: Part) -> None:
+        """Publish a part."""
+        metadata = {
+            "cell": self.cell,
+            "numerics": self.numerics,
+            "protocol": str(PROTOCOL),
+            "forward": str(part.forward),
+            "backward": str(part.backward),
+            "seconds": f"{part.seconds:.6f}",
+        }
+        write_table(self.path(positions, list(part.rows["sample"])), part.rows, metadata)
+
+
+def merge(run: Path, parts: Sequence[pd.DataFrame], metadata: Mapping[str, str]) -> str:
+    """Write rows.parquet from all parts in plan order, a pure function of them; return its sha256.
+
+    Raises:
+        IncompleteRun: if a sample occurs twice in a cell.
+    """
+    rows = pd.concat(parts, ignore_index=True)
+    twice = rows.duplicated(["sample", "threat", "attack"])
+    if twice.any():
+        raise IncompleteRun(f"{run}: {rows.loc[twice.idxmax(), 'sample']} has two rows in one cell; use --fresh")
+    write_table(run / "rows.parquet", rows, metadata)
+    return files.sha256_file(run / "rows.parquet")
+
+
+def read_rows(run: Path) -> pd.DataFrame:
+    """Read the merged rows of a finished run.
+
+    Raises:
+        IncompleteRun: if there are none, or they are not rows of avbench; the message says what to do.
+    """
+    path = run / "rows.parquet" if run.is_dir() else run
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except FileNotFoundError as error:
+        raise IncompleteRun(f"no rows in {run}; run `avbench evaluate` first, or finish it") from error
+    except (OSError, pa.ArrowException) as error:
+        raise IncompleteRun(f"{path} cannot be read ({error}); repeat `avbench evaluate`") from error
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        raise IncompleteRun(f"{path} lacks the columns {', '.join(missing)}; it was not written by avbench evaluate")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Read run.json.
+
+    Raises:
+        IncompleteRun: if there is none or it is not JSON.
+        ProtocolMismatch: if another protocol version wrote it.
+    """
+    path = run / "run.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        protocol = record["protocol"]
+    except FileNotFoundError as error:
+        raise IncompleteRun(f"{run} holds no run (no run.json); run `avbench evaluate` first") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IncompleteRun(f"{path} is not the record of a run ({error}); use --fresh or another folder") from error
+    if protocol != PROTOCOL:
+        raise ProtocolMismatch(
+            f"{run} was written under protocol {protocol}, this avbench has protocol {PROTOCOL}; "
+            "choose another --output-dir, or --fresh to discard it"
+        )
+    return record
+
+
+def discard(run: Path) -> None:
+    """Remove a run's rows, record and parts, and nothing else that may lie in its folder."""
+    for name in ("rows.parquet", "run.json"):
+        (run / name).unlink(missing_ok=True)
+    for name in ("cells", "quarantine"):
+        shutil.rmtree(run / name, ignore_errors=True)
+
