@@ -39,6 +39,5 @@ class Cell:
         return {"threat": self.columns[0], "attack": attack}
 
 
-
 # Rows that nobody attacked: they belong to every run.
 REFERENCES = tuple(Cell(None, name) for name in (NONE, *_SILENCED))

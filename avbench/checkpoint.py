@@ -74,7 +74,8 @@ class Checkpoint:
                 f"{self.path} does not say what architecture it is; add --architecture "
                 f"({', '.join(ARCHITECTURES.names())}) and its --arg NAME=VALUE"
             )
-        module = build(architecture, len(card.classes), card.spec, arguments)
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn and then replaced
+            module = build(architecture, len(card.classes), card.spec, arguments)
         load_state(module, self.state, f"{self.path} as {architecture} for {card.name}")
         name = "".join(c if c.isascii() and c.isalnum() else "-" for c in self.path.stem.lower()).strip("-")
         return Candidate(f"{name or 'model'}-{self.sha256[:8]}", module, architecture, arguments, self.sha256)
@@ -161,7 +162,7 @@ def _read_pickled(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
                 "save the state_dict alone, best as .safetensors"
             ) from error
         raise CheckpointError(f"{path} is truncated or not a PyTorch checkpoint ({reason})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
+    except Exception as error:  # a damaged file makes torch.load raise nearly anything
         raise CheckpointError(f"{path} is truncated or not a PyTorch checkpoint ({error})") from error
     header: Mapping[str, Any] = {}
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

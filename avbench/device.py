@@ -57,7 +57,7 @@ def deterministic() -> Iterator[None]:
 
 
 def probe_micro_batch(victim: Victim, one: Batch) -> int:
-    """Largest power of two whose activations fit, from the bytes that one sample's gradient keeps; the same every time."""
+    """Find the largest power of two whose activations fit, from the bytes that one sample's gradient keeps."""
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -45,6 +45,10 @@ class BadModel(AvbenchError):
     """A model breaks its contract (wrong output shape, stages that disagree, no gradient to an attacked input)."""
 
 
+class PretrainedUnavailable(AvbenchError):
+    """The ImageNet weights could not be fetched."""
+
+
 class SubmissionError(AvbenchError):
     """A submission.yaml is missing, malformed or does not match its files."""
 

@@ -31,6 +31,7 @@ from avbench.threats import ThreatModel
 from avbench.threats.region import Region
 from avbench.types import MODALITIES, AVInput, Batch, Modality, modalities_of
 
+
 def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptions, quiet: bool = False) -> Path:
     """Run a suite on a model and return the run's folder, which holds rows.parquet and run.json.
 
@@ -64,7 +65,9 @@ class Run:
     def execute(self, quiet: bool) -> Path:
         """Make what is missing, then merge."""
         self._prepare()
-        with RunProgress(str(self.folder), len(self.positions) * (len(self.cells) + len(REFERENCES)), quiet) as progress:
+        with RunProgress(
+            str(self.folder), len(self.positions) * (len(self.cells) + len(REFERENCES)), quiet
+        ) as progress:
             self.progress = progress
             if self.suite.mode == "every":
                 self._stage(self.positions, [*REFERENCES, *self.cells])
@@ -97,7 +100,7 @@ class Run:
             yield
 
     def choose_micro_batch(self, first: Batch, earlier: Mapping[str, Any] | None) -> int:
-        """What the caller said, else what the run began with, else what memory allows; it never changes in mid-run."""
+        """Choose what the caller said, else what the run began with, else what memory allows; fixed for the run."""
         kept: int | None = earlier["numerics"]["micro_batch"] if earlier else None
         return self.options.batch_size or kept or probe_micro_batch(self.victim, first)
 
@@ -209,14 +212,14 @@ class Run:
         assert isinstance(cell.attack, Attack)
         region = Region(cell.threat, batch.inputs)
         oracle = Oracle(self.victim, batch, cell.attacked, embeddings, cell.attack.needs)
-        rng = Rng(self.options.seed, str(cell.attack), batch.ids)
+        rng = Rng(self.options.seed, cell.attack.identity["name"], batch.ids)
         clips = cell.attack.run(oracle, batch, region, rng)
         clips = AVInput(*(clip.detach() for clip in clips))
         region.check(clips, batch.ids, str(cell.attack))
         return clips
 
     def _check_modalities(self, cell: Cell, batch: Batch, clips: AVInput) -> None:
-        """A model that claims not to read a modality must not change its answer when that is silenced."""
+        """Check that silencing a modality that the model says it does not read changes no answer."""
         for modality in set(cell.attacked) - set(modalities_of(self.victim.model)):
             with torch.no_grad():
                 answers = [self.victim.model(*one) for one in (batch.inputs, clips)]

@@ -83,4 +83,8 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
 
 def publish_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
-    publish(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    publish(path, write)

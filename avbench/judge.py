@@ -17,6 +17,7 @@ def judge(victim: Victim, batch: Batch, clips: AVInput, embeddings: Mapping[Moda
     """Predict and measure, one row a sample; columns as in `avbench.store.COLUMNS` without threat and attack.
 
     Args:
+        victim: the model.
         batch: clean clips with labels.
         clips: the clips to judge, already found legal.
         embeddings: embeddings of the modalities in which `clips` equals the clean ones.

@@ -24,7 +24,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far each answer is from being wrong, (batch,), in logits: right answer minus best other; multi-label: worst class.
+    """How far each answer is from wrong, (batch,), in logits: right class minus best other; multi-label: worst class.
 
     A sample counts as right when its margin is positive, so a tie is an error.
     """
@@ -143,7 +143,9 @@ class Oracle:
         self._victim.count_backward(clips, self._attacked)
         return Gradient(loss.detach(), self._checked(dict(zip(leaves, found, strict=True)), leaves))
 
-    def _checked(self, found: Mapping[Modality, Tensor | None], leaves: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    def _checked(
+        self, found: Mapping[Modality, Tensor | None], leaves: Mapping[Modality, Tensor]
+    ) -> dict[Modality, Tensor]:
         result: dict[Modality, Tensor] = {}
         for modality, gradient in found.items():
             if gradient is None:
@@ -182,5 +184,8 @@ class WorstClips:
         better = found < self._margin
         self._margin = found.where(better, self._margin)
         self.clips = AVInput(
-            *(new.where(better.view(-1, *[1] * (new.dim() - 1)), old) for new, old in zip(clips, self.clips, strict=True))
+            *(
+                new.where(better.view(-1, *[1] * (new.dim() - 1)), old)
+                for new, old in zip(clips, self.clips, strict=True)
+            )
         )

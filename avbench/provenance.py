@@ -19,7 +19,7 @@ _LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow"
 
 
 def numerics(device: torch.device, micro_batch: int) -> dict[str, Any]:
-    """What decides the last bits of a result; parts of different numerics are never mixed."""
+    """Record what decides the last bits of a result; parts of different numerics are never mixed."""
     cuda = device.type == "cuda"
     return {
         "micro_batch": micro_batch,

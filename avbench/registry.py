@@ -71,7 +71,7 @@ class Registry(Generic[T]):
         return self._things[name]
 
     def name_of(self, thing: T) -> str:
-        """The name that a thing was registered under."""
+        """Return the name that a thing was registered under."""
         return next(name for name, other in self._things.items() if other is thing)
 
     @cached_property
@@ -88,7 +88,8 @@ def _nearest(name: str, names: list[str]) -> str:
 @cache
 def _scan(package: str, variable: str) -> dict[str, Entry]:
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     origin = Path(spec.origin)
     is_folder = origin.name == "__init__.py"
     found: dict[str, Entry] = {}
@@ -103,14 +104,15 @@ def _scan(package: str, variable: str) -> dict[str, Entry]:
 def _registrations(tree: ast.Module, variable: str) -> list[tuple[str, str]]:
     found = []
     for node in tree.body:
-        is_definition = isinstance(node, ast.ClassDef | ast.FunctionDef)
-        text = (ast.get_docstring(node) if is_definition else ast.get_docstring(tree)) or ""
-        calls = node.decorator_list if is_definition else [c for c in ast.walk(node) if isinstance(c, ast.Call)]
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            text, calls = ast.get_docstring(node), node.decorator_list
+        else:
+            text, calls = ast.get_docstring(tree), [call for call in ast.walk(node) if isinstance(call, ast.Call)]
         for call in calls:
             match call:
                 case ast.Call(
                     func=ast.Attribute(value=ast.Name(id=owner), attr="register"),
                     args=[ast.Constant(value=str(name))],
                 ) if owner == variable:
-                    found.append((name, text.partition("\n")[0]))
+                    found.append((name, (text or "").partition("\n")[0]))
     return found

@@ -25,7 +25,7 @@ class Rng:
         return self._draw(torch.rand, like, purpose)
 
     def normal(self, like: Tensor, purpose: str) -> Tensor:
-        """Standard normal numbers, one independent block per sample, shaped like `like`."""
+        """Return standard normal numbers, one independent block per sample, shaped like `like`."""
         return self._draw(torch.randn, like, purpose)
 
     def signs(self, like: Tensor, purpose: str) -> Tensor:

@@ -93,7 +93,7 @@ class CellStore:
         return self.folder / f"part-{positions[0]:07d}-{positions[-1]:07d}-{files.fingerprint(list(ids))[:12]}.parquet"
 
     def read(self, positions: Sequence[int], ids: Sequence[str]) -> Part | None:
-        """A part, or None if it has to be made."""
+        """Return a part, or None if it has to be made."""
         path = self.path(positions, ids)
         if not path.exists():
             return None
@@ -131,9 +131,9 @@ def merge(run: Path, parts: Sequence[pd.DataFrame], metadata: Mapping[str, str])
         IncompleteRun: if a sample occurs twice in a cell.
     """
     rows = pd.concat(parts, ignore_index=True)
-    twice = rows.duplicated(["sample", "threat", "attack"])
-    if twice.any():
-        raise IncompleteRun(f"{run}: {rows.loc[twice.idxmax(), 'sample']} has two rows in one cell; use --fresh")
+    twice = rows["sample"][rows.duplicated(["sample", "threat", "attack"])]
+    if len(twice):
+        raise IncompleteRun(f"{run}: {twice.iloc[0]} has two rows in one cell; use --fresh")
     write_table(run / "rows.parquet", rows, metadata)
     return files.sha256_file(run / "rows.parquet")
 
@@ -186,4 +186,3 @@ def discard(run: Path) -> None:
         (run / name).unlink(missing_ok=True)
     for name in ("cells", "quarantine"):
         shutil.rmtree(run / name, ignore_errors=True)
-

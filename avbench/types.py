@@ -65,18 +65,22 @@ class InputSpec:
 class AVModel(Protocol):
     """A classifier of clips: logits (batch, classes) float32 from audio and video as in `AVInput`."""
 
-    def __call__(self, audio: Tensor, video: Tensor) -> Tensor: ...
+    def __call__(self, audio: Tensor, video: Tensor) -> Tensor:
+        """Answer logits."""
 
 
 @runtime_checkable
 class TwoStageModel(AVModel, Protocol):
     """A classifier that also offers its halves; `fuse(encode_audio(a), encode_video(v)) == forward(a, v)`."""
 
-    def encode_audio(self, audio: Tensor) -> Tensor: ...
+    def encode_audio(self, audio: Tensor) -> Tensor:
+        """Embed waveforms."""
 
-    def encode_video(self, video: Tensor) -> Tensor: ...
+    def encode_video(self, video: Tensor) -> Tensor:
+        """Embed frames."""
 
-    def fuse(self, audio: Tensor, video: Tensor) -> Tensor: ...
+    def fuse(self, audio: Tensor, video: Tensor) -> Tensor:
+        """Turn both embeddings into logits."""
 
 
 def modalities_of(model: object) -> tuple[Modality, ...]:

@@ -92,7 +92,7 @@ def test_a_file_that_is_no_idx_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(gzip.compress(data))
         with pytest.raises(DataError, match=why):
             read_idx(path, 1)
-    for data in (gzip.compress(good)[:-9], b"no gzip", gzip.compress(good)[:12] + b"\xff" * 20):
+    for data in (gzip.compress(good)[:-9], b"no gzip", gzip.compress(good)[:10] + b"\xff" * 20):
         path.write_bytes(data)
         with pytest.raises(DataError, match="gzip"):
             read_idx(path, 1)

@@ -75,8 +75,10 @@ def test_noise_is_the_raw_philox_stream() -> None:
 @pytest.mark.parametrize("label", range(8))
 def test_samples_are_integers_of_the_shape_on_the_card(label: int) -> None:
     sample = synthav.make("test", label, label)
-    assert sample.audio.dtype == np.int16 and sample.audio.shape == CARD.spec.shape("audio")
-    assert sample.video.dtype == np.uint8 and sample.video.shape == CARD.spec.shape("video")
+    assert sample.audio.dtype == np.int16
+    assert sample.audio.shape == CARD.spec.shape("audio")
+    assert sample.video.dtype == np.uint8
+    assert sample.video.shape == CARD.spec.shape("video")
     assert (CARD.sample_rate, CARD.samples) == (synthav.RATE, synthav.SAMPLES)
     assert (np.abs(sample.audio.astype(int)) == 32767).mean() < 0.001  # hardly clipped
     assert np.isin(sample.video, (0, 255)).mean() < 0.05
@@ -166,7 +168,8 @@ def test_labels_are_balanced_and_splits_are_disjoint_by_content() -> None:
     for split in SPLITS:
         rows = Lock.read("synthav", split).rows
         counts = Counter(label for _, label, _ in rows)
-        assert max(counts.values()) - min(counts.values()) <= 1 and len(counts) == 8
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert len(counts) == 8
         seen |= {sha256 for _, _, sha256 in rows}
     assert len(seen) == sum(synthav.SIZES.values())
 

@@ -47,7 +47,7 @@ class Attack(ABC):
 
     @abstractmethod
     def cost(self) -> Cost:
-        """Passes per sample; the runner checks that `run` makes exactly these."""
+        """Return passes per sample; the runner checks that `run` makes exactly these."""
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: every command calls the function of the same name; nothing heavy is imported before it is needed."""
+"""The command line: every command calls the function of the same name and imports nothing heavy before it must."""
 
 from __future__ import annotations
 

@@ -13,8 +13,15 @@ def leaderboard() -> None:
 
 
 @leaderboard.command()
-@click.option("--results", multiple=True, type=click.Path(path_type=Path), help="Folder of runs to add to the committed results; repeatable.")
-@click.option("--out", default=Path("build/site"), show_default=True, type=click.Path(path_type=Path), help="Folder of the site.")
+@click.option(
+    "--results",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Folder of runs to add to the committed results; repeatable.",
+)
+@click.option(
+    "--out", default=Path("build/site"), show_default=True, type=click.Path(path_type=Path), help="Folder of the site."
+)
 def build(results: tuple[Path, ...], out: Path) -> None:
     """Build the site from the committed results, the published figures of the papers, and your own runs."""
     from avbench import files
@@ -25,7 +32,9 @@ def build(results: tuple[Path, ...], out: Path) -> None:
 
 
 @leaderboard.command()
-@click.option("--out", default=Path("build/site"), show_default=True, type=click.Path(path_type=Path), help="Folder of the site.")
+@click.option(
+    "--out", default=Path("build/site"), show_default=True, type=click.Path(path_type=Path), help="Folder of the site."
+)
 @click.option("--port", default=8000, show_default=True, help="Port on this machine.")
 def serve(out: Path, port: int) -> None:
     """Show a built site at http://127.0.0.1:PORT until Ctrl-C."""

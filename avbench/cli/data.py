@@ -31,7 +31,9 @@ def list_datasets() -> None:
 
 @data.command()
 @click.argument("name")
-@click.option("--source", type=click.Path(path_type=Path), help="Folder with the original files; without it they are fetched.")
+@click.option(
+    "--source", type=click.Path(path_type=Path), help="Folder with the original files; without it they are fetched."
+)
 @click.option("--split", "splits", multiple=True, help="Only this split; repeatable.")
 def prepare(name: str, source: Path | None, splits: tuple[str, ...]) -> None:
     """Make the shards of dataset NAME and check every sample against its lock file."""
@@ -40,7 +42,9 @@ def prepare(name: str, source: Path | None, splits: tuple[str, ...]) -> None:
 
 @data.command()
 @click.argument("name")
-@click.option("--source", type=click.Path(path_type=Path), help="Folder with the original files; without it they are fetched.")
+@click.option(
+    "--source", type=click.Path(path_type=Path), help="Folder with the original files; without it they are fetched."
+)
 @click.option("--split", "splits", multiple=True, help="Only this split; repeatable.")
 def lock(name: str, source: Path | None, splits: tuple[str, ...]) -> None:
     """Write the lock files of dataset NAME anew; for maintainers, since it changes what is measured."""

@@ -33,7 +33,7 @@ def run_options(command: _Command) -> _Command:
     return command
 
 
-class _CountOrAuto(click.ParamType):
+class _CountOrAuto(click.ParamType[int | None]):
     name = "count"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
@@ -56,10 +56,16 @@ def _kind(field: dataclasses.Field[Any]) -> Any:
 @click.option("--dataset", help="Dataset; by default the one the model was made for.")
 @click.option("--split", default="test", show_default=True, help="Split of the dataset.")
 @click.option("--suite", help="Protocol, such as cvpr21-attack or cvpr21-attack@1 (the default).")
-@click.option("--threat", "threats", multiple=True, metavar="THREAT", help="standard, standard/XA or XA:linf:0.006; repeatable.")
-@click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="pgd or pgd:steps=20,restarts=5; repeatable.")
+@click.option(
+    "--threat", "threats", multiple=True, metavar="THREAT", help="standard, standard/XA or XA:linf:0.006; repeatable."
+)
+@click.option(
+    "--attack", "attacks", multiple=True, metavar="ATTACK", help="pgd or pgd:steps=20,restarts=5; repeatable."
+)
 @click.option("--architecture", help="Architecture of a weights file that does not say.")
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Argument of the architecture; repeatable.")
+@click.option(
+    "--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Argument of the architecture; repeatable."
+)
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print cells, passes and an estimate of the time, and stop.")
 def evaluate(
@@ -134,7 +140,11 @@ def _print_estimate(run: Run) -> None:
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder of the weights; by default runs/train/<recipe's folder or name>.")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the weights; by default runs/train/<recipe's folder or name>.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--fresh", is_flag=True, help="Discard earlier weights and states in the folder.")
 def train(recipe: Path, output_dir: Path | None, device: str, fresh: bool) -> None:

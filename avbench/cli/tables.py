@@ -36,10 +36,20 @@ def print_run(run: Path, scores: pd.DataFrame) -> None:
 def print_scores(scores: pd.DataFrame) -> None:
     """Print every score of a run."""
     rows = [
-        [s["metric"], s["threat"], s["attack"], f"{s['value']:.2f}", f"[{s['low']:.2f}, {s['high']:.2f}]", s["n"], s["unit"]]
+        [
+            s["metric"],
+            s["threat"],
+            s["attack"],
+            f"{s['value']:.2f}",
+            f"[{s['low']:.2f}, {s['high']:.2f}]",
+            s["n"],
+            s["unit"],
+        ]
         for _, s in scores.iterrows()
     ]
-    click.echo(tabulate(rows, ["metric", "threat", "attack", "value", "95 % interval", "n", "unit"], disable_numparse=True))
+    click.echo(
+        tabulate(rows, ["metric", "threat", "attack", "value", "95 % interval", "n", "unit"], disable_numparse=True)
+    )
 
 
 def _cell(score: pd.Series) -> str:

@@ -73,7 +73,7 @@ class AVMnist(Dataset):
 
 
 def spoken_in(split: str) -> list[list[Recording]]:
-    """The recordings of a split for each digit, in the order in which images take them."""
+    """List the recordings of a split for each digit, in the order in which images take them."""
     chosen: list[list[Recording]] = [[] for _ in range(10)]
     for digit in range(10):
         for speaker in SPEAKERS:
@@ -85,7 +85,7 @@ def spoken_in(split: str) -> list[list[Recording]]:
 
 
 def images_in(split: str, available: int, sizes: Mapping[str, int]) -> list[int]:
-    """The indices of the images of a split in their MNIST file; val comes before train, so train can grow."""
+    """Choose the images of a split, as indices in their MNIST file; val comes before train, so train can grow."""
     order = sorted(range(available), key=lambda index: _hash(f"image/{index}"))
     start = sizes["val"] if split == "train" else 0
     return order[start : start + sizes[split]]
@@ -189,11 +189,8 @@ def _read_mnist(source: Path, card: Card, part: str) -> tuple[NDArray[np.uint8],
     for pinned in card.sources:
         if pinned.file.startswith(f"mnist/{part}-"):
             check_pinned(source / pinned.file, pinned)
-    images = read_idx(source / "mnist" / f"{part}-images-idx3-ubyte.gz", 3)
-    labels = read_idx(source / "mnist" / f"{part}-labels-idx1-ubyte.gz", 1)
-    if images.shape != (len(labels), card.height, card.width):
-        raise DataError(f"mnist {part} has images {images.shape} for {len(labels)} labels in {source}")
-    return images, labels
+    place = source / "mnist"
+    return read_idx(place / f"{part}-images-idx3-ubyte.gz", 3), read_idx(place / f"{part}-labels-idx1-ubyte.gz", 1)
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:

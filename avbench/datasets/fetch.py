@@ -31,7 +31,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 Check = Callable[[Path], object]  # raises DataError if the file is not the wanted one
 
 
-class _Transient(Exception):
+class _TransientError(Exception):
     """Mark a failure that another attempt may mend."""
 
 
@@ -67,7 +67,9 @@ def fetch_checked(dataset: str, file: str, url: str, check: Check, limit: int, e
     """Return the cached copy of a file whose contents `check` accepts, fetching it if it is not there.
 
     Args:
-        file: its path below the dataset's folder in the cache.
+        dataset: names the folder in the cache.
+        file: its path below that folder.
+        url: https.
         check: judge of the whole file; for archives, whose bytes change while their members do not.
         limit: bytes; no more are ever written.
         exact: the file has exactly `limit` bytes, so fewer are a broken transfer.
@@ -104,7 +106,7 @@ def _attempts(url: str, part: Path, check: Check, limit: int, exact: bool) -> No
         try:
             if not (exact and have >= limit):
                 _receive(url, part, have, limit, exact)
-        except _Transient as error:
+        except _TransientError as error:
             trouble = str(error)
             continue
         try:
@@ -121,24 +123,24 @@ def _attempts(url: str, part: Path, check: Check, limit: int, exact: bool) -> No
 def _receive(url: str, part: Path, have: int, limit: int, exact: bool) -> None:
     """Append what is missing to `part`; start over if the server does not resume."""
     _refuse_insecure(url, local=True)
-    request = urllib.request.Request(url, headers={"User-Agent": "avbench"} | _range(have))
+    request = urllib.request.Request(url, headers={"User-Agent": "avbench"} | _range(have))  # noqa: S310, just checked
     try:
         with urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT) as response:
             resumed = response.status == 206 and _starts_at(response, have)
             if response.status == 206 and not resumed:
                 part.unlink(missing_ok=True)
-                raise _Transient("the server resumed at the wrong place")
+                raise _TransientError("the server resumed at the wrong place")
             with part.open("ab" if resumed else "wb") as out:
                 _copy(response, out, have if resumed else 0, limit, exact)
     except HTTPError as error:
         if error.code == 416 and have:
             return  # nothing is missing, or nothing fits: the check decides
-        kind = _Transient if error.code in _TRY_AGAIN else DataError
+        kind = _TransientError if error.code in _TRY_AGAIN else DataError
         raise kind(f"the server answers {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
         if getattr(error, "errno", None) in _NO_SPACE:
             raise DiskFull(f"no space left for {part.parent}; free some and repeat the command") from error
-        raise _Transient(f"the connection failed ({getattr(error, 'reason', None) or error!r})") from error
+        raise _TransientError(f"the connection failed ({getattr(error, 'reason', None) or error!r})") from error
     except ValueError as error:  # a redirect to something that is no address
         raise DataError(f"the server answers nonsense ({error})") from error
 
@@ -157,7 +159,7 @@ def _copy(response: HTTPResponse, out: IO[bytes], have: int, limit: int, exact: 
             out.write(chunk)
             progress.update(task, completed=have)
     if total is not None and have < total:
-        raise _Transient(f"the transfer broke off after {have} of {total} bytes")
+        raise _TransientError(f"the transfer broke off after {have} of {total} bytes")
 
 
 def _range(have: int) -> dict[str, str]:

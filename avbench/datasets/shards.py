@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,8 @@ def prepare(dataset: str, split: str, source: Path | None = None, write_lock: bo
     """Make the shards of a split in the user cache and check every sample against the lock file.
 
     Args:
+        dataset: name of a registered dataset.
+        split: one of its card's splits.
         source: folder with the original files; None fetches them.
         write_lock: write the lock file instead of checking against it (`avbench data lock`, for maintainers).
 
@@ -80,7 +82,7 @@ def _write_shards(dataset: str, split: str, samples: Sequence[Sample]) -> None:
         ]
         table = pa.Table.from_pylist(rows, schema=_SCHEMA)
         path = building / f"{start // SHARD:05d}.parquet"
-        files.publish(path, lambda temporary, table=table: pq.write_table(table, temporary, row_group_size=ROW_GROUP))
+        files.publish(path, partial(pq.write_table, table, row_group_size=ROW_GROUP))
     shutil.rmtree(target, ignore_errors=True)
     building.rename(target)
 
@@ -124,11 +126,11 @@ class Split:
         return sample
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Samples as the model sees them, on CPU."""
+        """Return samples as the model sees them, on CPU."""
         return to_batch([self.stored(index) for index in indices])
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """The whole split in canonical order."""
+        """Return the whole split in canonical order."""
         for start in range(0, len(self), size):
             yield self.batch(range(start, min(start + size, len(self))))
 
@@ -164,7 +166,8 @@ def open_split(dataset: str, split: str) -> Split:
 
 def _from_row(row: dict[str, object], spec: InputSpec) -> Sample:
     audio, video = row["audio"], row["video"]
-    assert isinstance(audio, bytes) and isinstance(video, bytes)
+    assert isinstance(audio, bytes)
+    assert isinstance(video, bytes)
     return Sample(
         str(row["id"]),
         int(str(row["label"])),

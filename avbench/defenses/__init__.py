@@ -21,7 +21,7 @@ class Defense(ABC):
         """Scalar to minimize for one batch, in nats."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model to train and to submit; inference-time parts belong inside it, differentiable."""
+        """Return the model to train and to submit; inference-time parts belong inside it, differentiable."""
         return model
 
 

@@ -6,10 +6,11 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,6 +41,31 @@ class LearningRate(BaseModel):
     fusion: Positive  # everything else
 
 
+class Augmentation(BaseModel):
+    """Random changes of each training clip that keep its label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    shift_audio: Annotated[int, Field(ge=0)] = 0  # samples, either way, around the clip's ends
+    shift_video: Annotated[int, Field(ge=0)] = 0  # pixels, each way and axis
+    invert_audio: bool = False  # change the sign of the waveform
+    flip_video: bool = False  # mirror left-right and upside down
+
+    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
+        """Change one stored sample."""
+        audio, video = sample.audio, sample.video
+        if self.shift_audio:
+            audio = np.roll(audio, random.integers(-self.shift_audio, self.shift_audio + 1))
+        if self.invert_audio and random.random() < 0.5:
+            audio = np.maximum(audio, -32767) * np.int16(-1)
+        if self.shift_video:
+            shift = random.integers(-self.shift_video, self.shift_video + 1, 2)
+            video = np.roll(video, tuple(shift), axis=(2, 3))
+        if self.flip_video:
+            for axis in (2, 3):
+                video = np.flip(video, axis) if random.random() < 0.5 else video
+        return sample._replace(audio=audio, video=video)
+
+
 class Recipe(BaseModel):
     """All that decides a trained model, with the training defaults of [T21] where they are not given."""
 
@@ -55,8 +81,9 @@ class Recipe(BaseModel):
     learning_rate: LearningRate = LearningRate(audio=1e-3, visual=1e-4, fusion=1e-3)
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine"] = "step"  # cosine begins with a linear warm-up over a tenth of the steps
     step_epochs: Annotated[int, Field(ge=1)] = 30  # the learning rate falls tenfold every so many epochs
+    augmentation: Augmentation = Augmentation()
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -103,7 +130,6 @@ class Trainer:
             self.model = self.defense.wrap(build(recipe.architecture, len(card.classes), card.spec, recipe.arguments))
         self.model.to(device)
         self.optimizer = _optimizer(recipe, self.model)
-        self.schedule = _schedule(recipe, self.optimizer)
         self.log: list[dict[str, float]] = []
 
     def run(self) -> Path:
@@ -114,11 +140,12 @@ class Trainer:
         if len(data) < self.recipe.batch_size:
             raise RecipeError(f"batch_size {self.recipe.batch_size} is larger than the {len(data)} training samples")
         epochs = range(len(self.log), self.recipe.epochs)
-        for epoch in track(epochs, f"train {self.folder.name}", disable=self.quiet, transient=True):
-            loss, right = self._epoch(epoch, data)
-            accuracy = self._accuracy(held_out)
-            self.log.append({"epoch": epoch, "loss": loss, "train_accuracy": right, "val_accuracy": accuracy})
-            self._save()
+        with torch.random.fork_rng():
+            for epoch in track(epochs, f"train {self.folder.name}", disable=self.quiet, transient=True):
+                loss, right = self._epoch(epoch, data)
+                accuracy = self._accuracy(held_out)
+                self.log.append({"epoch": epoch, "loss": loss, "train_accuracy": right, "val_accuracy": accuracy})
+                self._save()
         return self._finish()
 
     def _epoch(self, epoch: int, data: Sequence[Sample]) -> tuple[float, float]:
@@ -127,10 +154,12 @@ class Trainer:
         torch.manual_seed(self.recipe.seed * 100_003 + epoch)  # dropout and the like; restored by a resume
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch))
         total, steps = 0.0, 0
-        for chunk in order.split(self.recipe.batch_size):
+        random = np.random.default_rng([self.recipe.seed, epoch])
+        for chunk in torch.split(order, self.recipe.batch_size):
             if len(chunk) < 2:  # batch norm needs two
                 continue
-            batch = to_batch([data[i] for i in chunk]).to(self.device)
+            batch = to_batch([self.recipe.augmentation(data[i], random) for i in chunk]).to(self.device)
+            self._set_rate(epoch + steps * self.recipe.batch_size / len(data))
             loss = self.defense.loss(self.model, batch)
             if not math.isfinite(value := loss.item()):
                 raise RecipeError(
@@ -141,8 +170,17 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total, steps = total + value, steps + 1
-        self.schedule.step()
         return total / steps, self._accuracy(data[:1000])
+
+    def _set_rate(self, epoch: float) -> None:
+        """Set the learning rates for a moment of training, in epochs."""
+        if self.recipe.schedule == "step":
+            factor = 0.1 ** (int(epoch) // self.recipe.step_epochs)
+        else:
+            done = epoch / self.recipe.epochs
+            factor = min(10 * done, 0.5 * (1 + math.cos(math.pi * done))) + 1e-3
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["initial_lr"]
 
     @torch.no_grad()
     def _accuracy(self, data: Sequence[Sample]) -> float:
@@ -162,7 +200,6 @@ class Trainer:
             raise RunConflict(f"{self.folder} holds another recipe's training; choose another --output-dir or --fresh")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.log = state["log"]
 
     def _save(self) -> None:
@@ -170,7 +207,6 @@ class Trainer:
             "recipe": self.recipe.model_dump_json(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "log": self.log,
         }
         files.publish(self.state, lambda temporary: torch.save(state, temporary))
@@ -203,17 +239,19 @@ def _defense(recipe: Recipe) -> Defense:
     try:
         return DEFENSES.get(recipe.defense)(**recipe.defense_arguments)
     except TypeError as error:
-        raise RecipeError(f"defense {recipe.defense} cannot be made from {recipe.defense_arguments}: {error}") from error
+        raise RecipeError(
+            f"defense {recipe.defense} cannot be made from {recipe.defense_arguments}: {error}"
+        ) from error
 
 
-def _parts(recipe: Recipe, model: nn.Module) -> Iterator[Mapping[str, Any]]:
+def _parts(recipe: Recipe, model: nn.Module) -> Iterator[dict[str, Any]]:
     rates = recipe.learning_rate.model_dump()
     parts: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in model.named_parameters():
         parts[next((part for part in ("audio", "visual") if name.startswith(f"{part}.")), "fusion")].append(parameter)
     for part, parameters in parts.items():
         if parameters:
-            yield {"params": parameters, "lr": rates[part]}
+            yield {"params": parameters, "lr": rates[part], "initial_lr": rates[part]}
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -221,9 +259,3 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(list(_parts(recipe, model)), weight_decay=recipe.weight_decay)
     parts = list(_parts(recipe, model))
     return torch.optim.SGD(parts, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-
-
-def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    if recipe.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
-    return torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_epochs, gamma=0.1)

@@ -55,13 +55,13 @@ def bootstrap(values: NDArray[np.float64], lowest: float, highest: float) -> Int
     >>> [round(end, 4) for end in bootstrap(np.zeros(10), -1, 1)]
     [-0.2775, 0.2775]
     """
+    value = _mean(values)
     levels, counts = np.unique(values, return_counts=True)
     if len(levels) == 1:
-        share, value = wilson(0, len(values)).high, float(levels[0])
+        share = wilson(0, len(values)).high
         return Interval(value - share * (value - lowest), value + share * (highest - value))
     draws = np.random.default_rng(SEED).multinomial(len(values), counts / len(values), size=RESAMPLES)
     low, high = np.quantile(draws @ levels / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    value = _mean(values)
     return Interval(min(float(low), value), max(float(high), value))
 
 
@@ -100,5 +100,5 @@ def median(values: NDArray[np.float64]) -> tuple[float, Interval]:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    levels, counts = np.unique(values, return_counts=True)  # the same to the last bit in any order of samples
-    return float(counts @ levels / len(values))
+    levels, counts = np.unique(values, return_counts=True)
+    return round(float(counts @ levels / len(values)), 9)  # equal outcomes give equal figures, thirds and all

@@ -119,8 +119,9 @@ def read(rows: Rows) -> Outcomes:
     correct = rows.frame["correct"].to_numpy(dtype=np.float64, na_value=np.nan)
     samples, ids = pd.factorize(keys["sample"], sort=True)
     marks = {cell: np.full(len(ids), np.nan) for cell in cells}
-    for cell, found in keys.groupby(["threat", "attack"]).indices.items():
-        marks[cell][samples[found]] = correct[found]
+    found = keys.groupby(["threat", "attack"]).indices
+    for cell in _cells(keys):
+        marks[cell][samples[found[cell]]] = correct[found[cell]]
     parsed = {threat: parse_threat(threat) for threat, _ in cells if threat != CLEAN}
     threats = dict(sorted(parsed.items(), key=lambda item: _order(item[1])))
     outcomes = Outcomes(pd.Index(ids), marks, threats)
@@ -135,7 +136,7 @@ def align(runs: Sequence[Rows]) -> list[Outcomes]:
         IncompleteRun: if they have no sample in common.
         ProtocolMismatch: if they were attacked under different threats.
     """
-    suites = [{cell for cell in rows.cells or _cells(rows.frame) if cell[0] != CLEAN} for rows in runs]
+    suites = [{cell for cell in _cells(rows.frame) if cell[0] != CLEAN} | set(rows.cells) for rows in runs]
     suite = sorted(set.union(*suites))
     for cells in suites:
         own = {threat for threat, _ in cells}

@@ -7,14 +7,10 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock
 
-from avbench.errors import AvbenchError
+from avbench.errors import PretrainedUnavailable
+from avbench.threats.linf import IMAGENET_STD
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class PretrainedUnavailable(AvbenchError):
-    """The ImageNet weights could not be fetched."""
 
 
 class ResNet18(nn.Module):
@@ -59,7 +55,8 @@ class ResNet18(nn.Module):
         x = (video.flatten(0, 1) - self.mean) / self.std
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean(dim=(2, 3)).unflatten(0, (batch, frames)).mean(dim=1)
+        pooled: Tensor = x.mean(dim=(2, 3)).view(batch, frames, self.dimension).mean(dim=1)
+        return pooled
 
     def _load_imagenet(self) -> None:
         weights = ResNet18_Weights.IMAGENET1K_V1

@@ -75,7 +75,7 @@ class Board:
             Column("Rank", "rank", "place by worst-case Avg; runs of one tie group do not differ significantly"),
             Column("Model", "link"),
             Column("Clean", help="accuracy without attack, %"),
-            *(Column(head, help=f"robust accuracy under {text}: right under every attack, %") for text, head in heads.items()),
+            *(Column(head, help=f"right under every attack of {text}, %") for text, head in heads.items()),
             Column("Avg", help="mean of the worst-case XA, XV and XAV, %"),
             Column("RI", help="Robustness Improvement over the undefended baseline, points"),
             *(Column(f"{heads[t]} {a}", help=f"accuracy under {a} within {t}, %", detail=True) for t, a in details),
@@ -108,12 +108,12 @@ def why_unranked(run: Run) -> str:
     """Say why a run cannot rank, or nothing if it may."""
     dataset, suite = run.record.dataset, run.record.suite
     if not run.complete:
-        return f"partial: {dataset.evaluated} of {dataset.size} samples"
-    return "" if suite.published else "partial: suite is not published"
+        return f"partial: {dataset.evaluated} of {dataset.size}"
+    return "" if suite.published else "partial: unpublished suite"
 
 
 def find_card(dataset: str) -> Card | None:
-    """The dataset's card, or None if no such dataset is installed."""
+    """Find the dataset's card, or None if no such dataset is installed."""
     try:
         return read_card(dataset)
     except UnknownName:
@@ -199,9 +199,9 @@ def _place(scored: list[Scored]) -> list[Scored]:
         return sorted(scored, key=_order)
     placed = []
     if able:
-        for row in rank({name: _rows(one.run) for name, one in able.items()}).itertuples():
-            one = able[str(row.run)]
-            placed.append(Scored(one.run, one.scores, int(row.rank), int(row.tie_group)))
+        for row in rank({name: _rows(one.run) for name, one in able.items()}).to_dict("records"):
+            one = able[row["run"]]
+            placed.append(Scored(one.run, one.scores, int(row["rank"]), int(row["tie_group"])))
     return placed + sorted(rest, key=_order)
 
 

@@ -12,15 +12,14 @@ import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from avbench import files, store
-from avbench.errors import DataError
+from avbench.errors import DataError, IncompleteRun
 
 LARGEST = 4_000_000  # bytes of a run.json
 
 
-def _one_line(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("holds control or invisible characters")
-    return text
+def visible(text: str) -> str:
+    """Replace what could hide or reorder text: control, format and bidirectional characters."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
 
 
 def _finite(value: Any) -> Any:
@@ -33,7 +32,7 @@ def _finite(value: Any) -> Any:
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]  # becomes a file name
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Line = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_one_line)]
+Line = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(visible)]
 Plain = Annotated[dict[str, Any], AfterValidator(_finite)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
@@ -50,7 +49,7 @@ class ModelRecord(_Record):
     architecture: Line
     arguments: Plain = Field(default_factory=dict)
     weights_sha256: Hash
-    description: Annotated[str, StringConstraints(max_length=5000)] = ""
+    description: Annotated[Line, StringConstraints(max_length=5000)] = ""
 
 
 class DatasetRecord(_Record):
@@ -146,8 +145,11 @@ def read_run(folder: Path) -> Run:
     path, rows = folder / "run.json", folder / "rows.parquet"
     if path.stat().st_size > LARGEST:
         raise DataError(f"{path} is larger than {LARGEST} bytes; no run writes that")
+    data = store.read_record(folder)
+    if data.get("rows_sha256") is None:
+        raise IncompleteRun(f"{folder} is not finished; repeat its `avbench evaluate` to complete it")
     try:
-        record = Record.model_validate(store.read_record(folder))
+        record = Record.model_validate(data)
     except (ValidationError, RecursionError) as error:
         raise DataError(f"{path} is not a usable run record: {error}") from error
     frame = store.read_rows(folder)

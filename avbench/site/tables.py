@@ -10,7 +10,7 @@ Kind = Literal["rank", "link", "text", "number", "notes"]
 Cell = str | int | float | list[Any] | None
 """None is missing. A number is alone or [value, low, high]; a link is [text, href]; a rank is [number, text]."""
 
-MISSING = "–"
+MISSING = "\u2013"
 WITHOUT_SCRIPT = 50  # rows in the page itself
 
 

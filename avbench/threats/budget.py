@@ -46,7 +46,7 @@ class Budget(ABC):
 
     @abstractmethod
     def ball(self, clean: Tensor, box: Box) -> Ball:
-        """The legal clips around clean ones, (batch, ...) float32."""
+        """Return the legal clips around clean ones, (batch, ...) float32."""
 
     def __str__(self) -> str:
         return f"{self.norm}:{self.radius!r}"
@@ -65,7 +65,7 @@ class Ball(ABC):
 
     @abstractmethod
     def project(self, clip: Tensor) -> Tensor:
-        """The nearest legal clip."""
+        """Return the nearest legal clip."""
 
     @abstractmethod
     def ascend(self, clip: Tensor, gradient: Tensor, fraction: float) -> Tensor:
@@ -73,14 +73,14 @@ class Ball(ABC):
 
     @abstractmethod
     def sample(self, rng: Rng, purpose: str) -> Tensor:
-        """A random legal clip, uniform over the budget before the box cuts it."""
+        """Return a random legal clip, uniform over the budget before the box cuts it."""
 
     @abstractmethod
     def distance(self, clip: Tensor) -> Tensor:
         """Distance to the clean clip in the budget's norm and units, (batch,) float64."""
 
     def excess(self, clip: Tensor) -> Tensor:
-        """How far each clip lies outside the budget or the box, (batch,) float64; 0 is legal, NaN counts as infinite."""
+        """How far each clip lies outside the budget or the box, (batch,) float64; 0 is legal, NaN is infinite."""
         low, high = self.box
         flat = clip.double().flatten(1)
         outside = (flat - high).clamp_min(low - flat).amax(dim=1).clamp_min(0)

@@ -25,7 +25,7 @@ class L2(Budget):
     norm: ClassVar[str] = "l2"
 
     def ball(self, clean: Tensor, box: Box) -> L2Ball:
-        """The legal clips around clean ones."""
+        """Return the legal clips around clean ones."""
         return L2Ball(self, clean, box)
 
 

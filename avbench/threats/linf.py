@@ -38,7 +38,7 @@ class Linf(Budget):
         return clean.new_ones(1).double()
 
     def ball(self, clean: Tensor, box: Box) -> LinfBall:
-        """The legal clips around clean ones."""
+        """Return the legal clips around clean ones."""
         return LinfBall(self, clean, box)
 
 
@@ -57,7 +57,7 @@ class LinfNormalized(Linf):
             raise BadBudget(f"linf-normalized radius {self.radius} is larger than the whole range of video")
 
     def units(self, clean: Tensor) -> Tensor:
-        """Standard deviation of each channel."""
+        """Return standard deviation of each channel."""
         return clean.new_tensor(IMAGENET_STD).double().view(3, 1, 1)
 
 

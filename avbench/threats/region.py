@@ -35,7 +35,7 @@ class Region:
         return tuple(self.balls)
 
     def project(self, clips: AVInput) -> AVInput:
-        """The nearest legal clips."""
+        """Return the nearest legal clips."""
         return clips._replace(**{m: ball.project(getattr(clips, m)) for m, ball in self.balls.items()})
 
     def ascend(self, clips: AVInput, gradient: Mapping[Modality, Tensor], fraction: float) -> AVInput:
@@ -58,7 +58,8 @@ class Region:
             clip, clean = getattr(clips, modality), getattr(self.clean, modality)
             if clip.shape != clean.shape or clip.dtype != clean.dtype:
                 raise BudgetViolation(
-                    f"{attack} returned {modality} {tuple(clip.shape)} {clip.dtype} for {tuple(clean.shape)} {clean.dtype}"
+                    f"{attack} returned {modality} {tuple(clip.shape)} {clip.dtype}, "
+                    f"it was given {tuple(clean.shape)} {clean.dtype}"
                 )
             if ball := self.balls.get(modality):
                 excess = ball.excess(clip)

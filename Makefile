@@ -1,0 +1,24 @@
+# Thin: every target calls a command that also works by itself.
+BIN := .venv/bin
+
+.PHONY: demo test lint .venv
+
+.venv: .venv/.installed
+
+# A half-made environment has no stamp, so an interrupted installation is repeated.
+.venv/.installed: constraints.txt pyproject.toml
+	python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv
+	$(BIN)/avbench evaluate avbench--synthav-concat --suite cvpr21-attack --output-dir runs/demo
+	$(BIN)/avbench leaderboard build --results runs/demo --out build/site
+
+test: .venv
+	$(BIN)/python -m pytest
+
+lint: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy

@@ -1,0 +1,112 @@
+"""Small real things that tests share: a split in memory, linear and non-convex models, a place for runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; idle threads that spin slow a busy machine
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from avbench.checkpoint import Candidate, state_sha256
+from avbench.datasets import Sample
+from avbench.datasets.cards import Card, Lock
+from avbench.datasets.shards import Split, digest
+from avbench.models.two_stage import TwoStage
+
+SAMPLES, FRAMES, SIDE = 24, 2, 3
+TEST_DATA = Path(os.environ.get("AVBENCH_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class MemorySplit(Split):
+    """A split whose samples are made from their id; all else is the real Split."""
+
+    def stored(self, index: int) -> Sample:
+        name, label, pinned = self.lock.rows[index]
+        sample = make_sample(name, label)
+        assert digest(sample) == pinned
+        return sample
+
+
+def make_sample(name: str, label: int) -> Sample:
+    """A clip well inside the box, so that a budget and not the box limits an attack."""
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
+    audio = random.integers(-16000, 16000, SAMPLES).astype(np.int16)
+    return Sample(name, label, audio, random.integers(64, 192, (FRAMES, 3, SIDE, SIDE)).astype(np.uint8))
+
+
+def make_split(n: int = 60, classes: int = 2, name: str = "toy") -> MemorySplit:
+    card = Card(
+        name=name, title="Toy", summary="For tests", license="MIT", task="multiclass", sample_rate=8000,
+        samples=SAMPLES, frames=FRAMES, fps=1, height=SIDE, width=SIDE, splits={"test": n},
+        classes=tuple(f"class {i}" for i in range(classes)),
+    )  # fmt: skip
+    samples = [make_sample(f"{name}-{i:04d}", i % classes) for i in range(n)]
+    return MemorySplit(card, "test", Lock([(s.id, s.label, digest(s)) for s in samples]))
+
+
+class Linear(TwoStage):
+    """Two logits, 0 and w_a.a + w_v.v + b: its worst case under every budget has a closed form."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        self.audio = nn.Parameter(torch.randn(SAMPLES, generator=random) / 4)
+        self.video = nn.Parameter(torch.randn(FRAMES * 3 * SIDE * SIDE, generator=random) / 4)
+        self.bias = nn.Parameter(-(self.video.detach().sum() / 2))
+
+    def encode_audio(self, audio: Tensor) -> Tensor:
+        return audio @ self.audio[:, None]
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        return video.flatten(1) @ self.video[:, None]
+
+    def fuse(self, audio: Tensor, video: Tensor) -> Tensor:
+        score = audio + video + self.bias
+        return torch.cat([torch.zeros_like(score), score], dim=1)
+
+
+class Wavy(nn.Module):
+    """A smooth, non-convex model of three classes that offers logits only."""
+
+    def __init__(self, seed: int = 0, classes: int = 3) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        size = SAMPLES + FRAMES * 3 * SIDE * SIDE
+        self.first = nn.Parameter(torch.randn(size, 32, generator=random))
+        self.second = nn.Parameter(torch.randn(32, classes, generator=random))
+
+    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+        return torch.sin(3 * torch.cat([audio, video.flatten(1)], dim=1) @ self.first) @ self.second
+
+
+def candidate(module: nn.Module, name: str = "toy") -> Candidate:
+    return Candidate(name, module, type(module).__name__, {}, state_sha256(module))
+
+
+@pytest.fixture
+def split() -> MemorySplit:
+    return make_split()
+
+
+@pytest.fixture
+def real_data() -> Path:
+    if not TEST_DATA.is_dir():
+        pytest.skip(f"no test data at {TEST_DATA} (set AVBENCH_TEST_DATA)")
+    return TEST_DATA
+
+
+@pytest.fixture(autouse=True)
+def _no_global_randomness() -> Iterator[None]:
+    """No code under test may draw from the global generators."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), "the global generator of torch was used"

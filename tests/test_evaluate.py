@@ -1,0 +1,304 @@
+"""The runner: exactly once, resumable at any moment, never a row for another model, no way to cheat it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import Linear, Wavy, candidate, make_split
+from torch import Tensor, nn
+
+from avbench import files, store
+from avbench.attacks import ATTACKS, Attack, Cost, parse_attack
+from avbench.errors import (
+    BadModel,
+    BudgetViolation,
+    DiskFull,  # noqa: F401  used by the full-disk script
+    IncompleteRun,
+    NonFiniteOutput,
+    ProtocolMismatch,
+    RunConflict,
+)
+from avbench.evaluate import Run, evaluate
+from avbench.options import RunOptions
+from avbench.suites import Suite, find_suite
+from avbench.threats import find_threats, parse_threat
+
+SPLIT = make_split(50, 3)
+SUITE = find_suite(None, ("XA:linf:0.01", "XAV:linf:0.01:linf:0.02"), ("fgsm", "noise:draws=2"))
+WORST = Suite(
+    "worst", 1, "", tuple(find_threats("cvpr21-caption")), (parse_attack("fgsm"), parse_attack("pgd")), "worst-case"
+)
+
+
+def options(folder: Path, **changes: object) -> RunOptions:
+    return RunOptions(output_dir=folder, **{"batch_size": 8, **changes})  # type: ignore[arg-type]
+
+
+def rows_of(folder: Path, suite: Suite = SUITE, model: nn.Module | None = None, **changes: object) -> pd.DataFrame:
+    run = evaluate(candidate(model or Wavy()), SPLIT, suite, options(folder, **changes), quiet=True)
+    return store.read_rows(run)
+
+
+def test_every_cell_has_every_sample_exactly_once(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    counts = rows.groupby(["threat", "attack"])["sample"].agg(["nunique", "size"])
+    assert len(counts) == 3 + 2 * 2
+    assert (counts == len(SPLIT)).all().all()
+    assert rows["correct"].equals(rows["margin"] > 0)
+
+
+def test_the_micro_batch_changes_no_more_than_rounding(tmp_path: Path) -> None:
+    one, other = rows_of(tmp_path / "a", batch_size=1), rows_of(tmp_path / "b", batch_size=32)
+    pd.testing.assert_frame_equal(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_a_limited_run_resumes_into_the_full_one(tmp_path: Path) -> None:
+    for suite in (SUITE, WORST):
+        full = rows_of(tmp_path / "full", suite)
+        limited = rows_of(tmp_path / "steps", suite, limit=20)
+        assert limited["sample"].nunique() == 20
+        pd.testing.assert_frame_equal(rows_of(tmp_path / "steps", suite), full)
+
+
+def test_a_finished_run_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = rows_of(tmp_path)
+    monkeypatch.setattr(ATTACKS.get("fgsm"), "run", lambda *_: pytest.fail("the attack ran again"))
+    pd.testing.assert_frame_equal(rows_of(tmp_path), before)
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": Wavy(1)}, {"suite": find_suite(None, ("XA:linf:0.02",), ("fgsm",))}, {"seed": 1}]
+)
+def test_a_row_is_never_served_to_another_model_radius_or_seed(tmp_path: Path, change: dict[str, object]) -> None:
+    suite = find_suite(None, ("XA:linf:0.01",), ("fgsm", "noise:draws=2"))
+    rows_of(tmp_path, suite)
+    with pytest.raises(RunConflict, match="another model, seed or set of attacks"):
+        rows_of(tmp_path, **{"suite": suite, **change})  # type: ignore[arg-type]
+    # Even if the record is lost, the cells' own fingerprints keep the rows apart.
+    for record in tmp_path.rglob("run.json"):
+        record.unlink()
+    changed = rows_of(tmp_path, **{"suite": suite, **change})  # type: ignore[arg-type]
+    fresh = rows_of(tmp_path / "fresh", **{"suite": suite, **change})  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(changed, fresh)
+
+
+def test_parts_of_other_numerics_are_not_mixed(tmp_path: Path) -> None:
+    rows_of(tmp_path, batch_size=8)
+    rows_of(tmp_path, batch_size=16)
+    names = {path.name.rpartition("-")[2] for path in tmp_path.rglob("cells/*")}
+    assert len(names) == 2
+    for path in tmp_path.rglob("run.json"):
+        assert '"micro_batch": 16' in path.read_text()
+
+
+def test_a_torn_or_foreign_part_goes_to_quarantine_and_is_made_again(tmp_path: Path) -> None:
+    before = rows_of(tmp_path)
+    parts = sorted(tmp_path.rglob("part-*.parquet"))
+    parts[0].write_bytes(parts[0].read_bytes()[:-20])
+    parts[1].write_bytes(b"")
+    foreign = next(p for p in parts[2:] if p.name == parts[2].name and p != parts[2])
+    parts[2].write_bytes(foreign.read_bytes())
+    flipped = bytearray(parts[4].read_bytes())
+    flipped[40] ^= 1
+    parts[4].write_bytes(bytes(flipped))
+    pd.testing.assert_frame_equal(rows_of(tmp_path), before)
+    assert len(list(tmp_path.rglob("quarantine/*"))) == 4
+
+
+def test_a_worst_case_suite_attacks_survivors_only_and_inherits_along_the_lattice(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, WORST)
+    every = rows_of(tmp_path / "every", Suite("every", 1, "", WORST.threats, WORST.attacks))
+    broken = set(rows[(rows["threat"] == "clean") & (rows["attack"] == "none") & ~rows["correct"]]["sample"])
+    seen: dict[str, set[str]] = {}
+    for threat in sorted(WORST.threats, key=lambda t: len(t.budgets)):
+        inherited = broken | {s for text, bad in seen.items() if threat.contains(parse_threat(text)) for s in bad}
+        for attack in map(str, WORST.attacks):
+            cell = rows[(rows["threat"] == str(threat)) & (rows["attack"] == attack)]
+            assert set(cell["sample"]) == set(SPLIT.ids) - inherited
+            same = every[(every["threat"] == str(threat)) & (every["attack"] == attack)]
+            merged = cell.merge(same, on="sample", suffixes=("", "_every"))
+            assert (merged["correct"] == merged["correct_every"]).all(), "a survivor's row is the row of a full run"
+            inherited |= set(cell.loc[~cell["correct"], "sample"])
+        seen[str(threat)] = inherited
+    assert 0 < len(broken) < len(seen[str(WORST.threats[-1])]), "the radii must break something, or this test is idle"
+
+
+def test_passes_are_counted_and_the_other_branch_runs_once(tmp_path: Path) -> None:
+    suite = find_suite(None, ("XA:linf:0.01", "XV:linf:0.01", "XAV:linf:0.01:linf:0.01"), ("fgsm", "pgd"))
+    run = Run(candidate(Linear()), make_split(16), suite, options(tmp_path))
+    with run.locked():
+        run.execute(quiet=True)
+    passes = {key: count / 16 for key, count in run.victim.passes.items()}
+    # Audio: clean embedding, silence, and under XA and XAV one a step and one to judge.
+    assert passes["audio", "forward"] == passes["video", "forward"] == 2 + 2 * (1 + 1) + 2 * (10 + 1)
+    assert passes["audio", "backward"] == passes["video", "backward"] == 2 * (1 + 10)
+    record = store.read_record(run.folder)
+    pgd = {c["threat"][:3]: (c["forward"], c["backward"]) for c in record["cells"] if c["attack"] == "pgd"}
+    assert pgd == {"XA:": (11 * 16, 10 * 16), "XV:": (11 * 16, 10 * 16), "XAV": (11 * 16, 10 * 16)}
+
+
+@dataclass(frozen=True)
+class Cheat(Attack):
+    """An attack that leaves its budget on one sample of a later micro-batch."""
+
+    def run(self, oracle: object, batch, region, rng):  # type: ignore[no-untyped-def, override]
+        clips = region.project(batch.inputs)
+        if SPLIT.ids[30] in batch.ids:
+            clips.audio[batch.ids.index(SPLIT.ids[30])] += 0.02
+        return clips
+
+    def cost(self) -> Cost:
+        return Cost(0, 0)
+
+
+def test_a_cheating_attack_gains_nothing_and_loses_nothing_finished(tmp_path: Path) -> None:
+    ATTACKS.register("cheat")(Cheat)
+    suite = Suite("cheats", 1, "", (parse_threat("XA:linf:0.01"),), (parse_attack("fgsm"), Cheat()))
+    with pytest.raises(BudgetViolation, match=f"cheat left XA:linf:0.01: the audio of sample {SPLIT.ids[30]}"):
+        rows_of(tmp_path, suite)
+    assert not list(tmp_path.rglob("rows.parquet"))
+    assert len(list(tmp_path.rglob("part-*"))) == 3 * 5 + 4, "all parts before the violation are kept"
+
+
+def test_a_model_that_lies_about_its_modalities_is_found(tmp_path: Path) -> None:
+    class Liar(Wavy):
+        modalities = ("video",)
+
+    with pytest.raises(BadModel, match="does not read audio, but its answers depend on it"):
+        rows_of(tmp_path, model=Liar())
+
+
+def test_stages_that_disagree_with_the_whole_are_found(tmp_path: Path) -> None:
+    class TwoFaced(Linear):
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return super().forward(audio, video) + 1
+
+    with pytest.raises(BadModel, match="differs from forward"):
+        evaluate(candidate(TwoFaced()), make_split(8), SUITE, options(tmp_path), quiet=True)
+
+
+def test_a_nan_answer_stops_the_run_and_names_the_sample(tmp_path: Path) -> None:
+    bad = float(SPLIT.batch([17]).inputs.audio[0, 0])
+
+    class Broken(Wavy):
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return super().forward(audio, video) / (audio[:, :1] != bad)
+
+    with pytest.raises(NonFiniteOutput, match=SPLIT.ids[17]):
+        rows_of(tmp_path, model=Broken())
+
+
+def test_another_protocol_is_refused_until_fresh(tmp_path: Path) -> None:
+    rows_of(tmp_path)
+    [record] = tmp_path.rglob("run.json")
+    record.write_text(record.read_text().replace('"protocol": 1', '"protocol": 99'))
+    with pytest.raises(ProtocolMismatch, match="protocol 99"):
+        rows_of(tmp_path)
+    rows_of(tmp_path, fresh=True)
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    run = Run(candidate(Wavy()), SPLIT, SUITE, options(tmp_path))
+    with run.locked(), pytest.raises(RunConflict, match="another avbench"):
+        rows_of(tmp_path)
+
+
+def test_a_run_without_rows_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(IncompleteRun, match="avbench evaluate"):
+        store.read_rows(tmp_path)
+
+
+def test_rows_say_their_units(tmp_path: Path) -> None:
+    rows_of(tmp_path)
+    [path] = tmp_path.rglob("rows.parquet")
+    schema = pq.read_schema(path)
+    for field in schema:
+        assert field.metadata[b"description"], field.name
+    assert schema.field("audio_snr_db").metadata[b"unit"] == b"dB"
+    assert schema.metadata[b"protocol"] == b"1"
+
+
+_FULL_DISK = """
+import subprocess, sys; sys.path.insert(0, {tests!r})
+from test_evaluate import *
+disk = Path({disk!r})
+try:
+    rows_of(disk, batch_size=1)
+except DiskFull as error:
+    print("DiskFull", error)
+    print(len(list(disk.rglob("part-*"))), len(list(disk.rglob(".*.tmp"))))
+    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+    print(len(rows_of(disk, batch_size=1)))
+"""
+
+
+def test_a_full_disk_is_a_named_error_and_the_run_resumes(tmp_path: Path) -> None:
+    """On a real, tiny file system."""
+    disk, script = tmp_path / "disk", tmp_path / "fill.py"
+    disk.mkdir()
+    script.write_text(_FULL_DISK.format(tests=str(Path(__file__).parent), disk=str(disk)))
+    mount = 'mount -t tmpfs -o size=500k none "$1" && exec "$2" "$3"'
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", mount, "sh", str(disk), sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no private mounts here: {done.stderr.strip()}")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("DiskFull no space left"), done.stderr
+    parts, leftovers = map(int, lines[1].split())
+    assert parts > 10
+    assert leftovers == 0
+    assert int(lines[2]) == 7 * 50
+
+
+_SLOW_RUN = """
+import sys, time; sys.path.insert(0, {tests!r})
+from test_evaluate import *
+class Slow(Wavy):
+    def forward(self, audio, video):
+        time.sleep(0.004)
+        return super().forward(audio, video)
+Slow.__name__ = "Wavy"
+evaluate(candidate(Slow()), SPLIT, {suite}, options(Path({folder!r})), quiet=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["SUITE", "WORST"])
+def test_kill_9_at_random_moments_then_resume_gives_the_same_bytes(tmp_path: Path, suite: str) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    start = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", _SLOW_RUN.format(tests=str(Path(__file__).parent), suite=suite, folder=str(calm))],
+        check=True,
+    )
+    whole = time.monotonic() - start
+    moments = random.Random(0)
+    kills = 0
+    while kills < 20:
+        command = [
+            sys.executable,
+            "-c",
+            _SLOW_RUN.format(tests=str(Path(__file__).parent), suite=suite, folder=str(killed)),
+        ]
+        process = subprocess.Popen(command)
+        try:
+            process.wait(moments.uniform(0.5 * whole, whole))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        if process.wait() != 0:
+            kills += 1
+        else:  # finished before the blow: begin again
+            for part in sorted(killed.rglob("part-*"))[:: moments.randint(2, 5)]:
+                part.unlink()
+    subprocess.run(command, check=True)
+    [one], [other] = calm.rglob("rows.parquet"), killed.rglob("rows.parquet")
+    assert files.sha256_file(one) == files.sha256_file(other)
+    assert not list(killed.rglob(".*.tmp"))
