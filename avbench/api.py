@@ -65,12 +65,13 @@ def read_run(run: Path) -> Rows:
     rows = store.read_rows(run)
     if record["rows_sha256"] != files.sha256_file(run / "rows.parquet"):
         raise IncompleteRun(f"the rows in {run} are not those of its record; repeat `avbench evaluate`")
+    cells = tuple((threat, attack) for threat in record["threats"] for attack in record["attacks"])
     baseline = read_card(record["dataset"]["name"]).baseline
     results = files.root() / "leaderboard" / "results"
     for folder in (run.resolve().parent, results / record["track"]):
         if baseline and (folder / baseline / "rows.parquet").is_file():
-            return Rows(rows, store.read_rows(folder / baseline))
-    return Rows(rows)
+            return Rows(rows, store.read_rows(folder / baseline), cells)
+    return Rows(rows, cells=cells)
 
 
 def _own(model: nn.Module) -> Candidate:

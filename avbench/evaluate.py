@@ -240,7 +240,8 @@ class Run:
             "protocol": store.PROTOCOL,
             "run": self._fingerprint,
             "track": self.track,
-            "model": {"id": self.candidate.id, **self.candidate.about, **self.candidate.identity},
+            "model": {"id": self.candidate.id, "title": self.candidate.id}
+            | {**self.candidate.about, **self.candidate.identity},
             "dataset": {
                 "name": card.name,
                 "split": self.split.name,

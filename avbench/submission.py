@@ -87,7 +87,8 @@ def load_submission(folder: Path, submission: Submission, card: Card) -> Candida
             f"{checkpoint.path} has sha256 {checkpoint.sha256}, {folder.name} pins {submission.weights.sha256}"
         )
     loaded = checkpoint.candidate(card, submission.architecture, submission.arguments)
-    about = {key: str(value) for key, value in submission.model_dump(exclude={"weights", "arguments"}).items() if value}
+    stated = submission.model_dump(exclude={"architecture", "arguments", "weights", "summary"}, exclude_none=True)
+    about = stated | {"description": submission.summary}
     return Candidate(
         folder.resolve().name, loaded.module, loaded.architecture, loaded.arguments, loaded.weights_sha256, about
     )

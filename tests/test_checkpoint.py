@@ -138,12 +138,18 @@ def test_a_mismatch_lists_the_keys(state: dict[str, Tensor], tmp_path: Path) -> 
     torch.save(changed, tmp_path / "m.pt")
     with pytest.raises(ArchitectureMismatch) as caught:
         read_checkpoint(tmp_path / "m.pt").candidate(CARD, "avnet", ARGUMENTS)
-    for part in ("missing (1): classifier.bias", "unexpected (1): extra", "classifier.weight is (3, 3), must be (8, 32)"):
+    for part in (
+        "missing (1): classifier.bias",
+        "unexpected (1): extra",
+        "classifier.weight is (3, 3), must be (8, 32)",
+    ):
         assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("arguments", [{"depth": 3}, {"fusion": "magic"}, {"width": "x"}, {"width": 0}])
-def test_arguments_that_do_not_fit_are_a_named_error(state: dict[str, Tensor], tmp_path: Path, arguments: dict[str, Any]) -> None:
+def test_arguments_that_do_not_fit_are_a_named_error(
+    state: dict[str, Tensor], tmp_path: Path, arguments: dict[str, Any]
+) -> None:
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(ArchitectureMismatch):
         read_checkpoint(tmp_path / "m.pt").candidate(CARD, "avnet", arguments)

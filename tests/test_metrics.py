@@ -14,13 +14,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 import avbench.metrics
 from avbench.errors import IncompleteRun, ProtocolMismatch, RunConflict
 from avbench.metrics import METRICS, WORST_CASE, Rows, Score
 from avbench.metrics.avg import MEAN_OF_THREATS, average
-from avbench.metrics.intervals import bootstrap, median, wilson
 from avbench.metrics.outcomes import read
 from avbench.metrics.ri import improvement
 from avbench.metrics.sketch import PERCEPTIBILITY, sketch
@@ -240,10 +238,8 @@ def test_ri_refuses_a_baseline_that_met_fewer_attacks() -> None:
 def test_a_model_that_only_hears_is_told_from_one_that_only_sees() -> None:
     hears = {"clean none": "11", SILENCED[0]: "00", SILENCED[1]: "11", f"{XA} pgd": "00", f"{XV} pgd": "11"}
     sees = hears | {SILENCED[0]: "11", SILENCED[1]: "00", f"{XA} pgd": "11", f"{XV} pgd": "00"}
-    names = ["silence-audio", "silence-video", "audio-decides", "video-decides", "gap", "gap"]
     for cells, expected in ((hears, [0, 100, 100, 0, 100, 100]), (sees, [100, 0, 0, 100, -100, -100])):
-        found = [score.value for score in METRICS.get("modality-reliance")(sketch(cells))]
-        assert dict(zip(names, found, strict=False)) == dict(zip(names, expected, strict=True))
+        assert [score.value for score in METRICS.get("modality-reliance")(sketch(cells))] == expected
 
 
 def test_perceptibility_keeps_unchanged_clips_and_skips_untouched_modalities() -> None:
@@ -252,28 +248,3 @@ def test_perceptibility_keeps_unchanged_clips_and_skips_untouched_modalities() -
     rows.frame.loc[6:8, "video_psnr_db"] = [30.0, np.inf, np.inf]
     found = [(score.metric, score.threat, score.value, score.n) for score in METRICS.get("perceptibility")(rows)]
     assert found == [("median-audio-snr-db", XA, 40.0, 3), ("median-video-linf", XV, 0.0, 3)]
-
-
-def test_wilson_is_the_published_formula() -> None:
-    right, n, z = 81, 263, stats.norm.ppf(0.975)  # Newcombe 1998, table I: 0.2553 to 0.3662
-    center, half = (right + z**2 / 2) / (n + z**2), z / (n + z**2) * math.sqrt(right * (n - right) / n + z**2 / 4)
-    assert wilson(right, n) == pytest.approx((center - half, center + half))
-    assert [round(end, 4) for end in wilson(right, n)] == [0.2553, 0.3662]
-
-
-def test_the_bootstrap_agrees_with_the_normal_interval_of_many_samples() -> None:
-    values = np.random.default_rng(3).choice([-1.0, 0.0, 1.0], p=[0.1, 0.6, 0.3], size=5000)
-    half = 1.96 * values.std() / math.sqrt(len(values))
-    assert bootstrap(values, -1, 1) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 10)
-
-
-def test_agreeing_samples_do_not_make_a_figure_certain() -> None:
-    assert bootstrap(np.full(100, 30.0), 0, 100) == pytest.approx((30 - 30 * 0.0370, 30 + 70 * 0.0370), abs=0.01)
-
-
-@pytest.mark.parametrize("n", [6, 7, 20, 101])
-def test_the_interval_of_a_median_covers_it_19_times_in_20_and_is_the_tightest_that_does(n: int) -> None:
-    low, high = median(np.arange(float(n)))[1]
-    below = int(low) + 1  # the interval misses if fewer than this many of n values lie below the true median
-    assert low + high == n - 1
-    assert 2 * stats.binom.cdf(below - 1, n, 0.5) <= 0.05 < 2 * stats.binom.cdf(below, n, 0.5)

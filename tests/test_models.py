@@ -73,7 +73,9 @@ class TestEveryArchitecture:
             [gradient] = torch.autograd.grad(model(*inputs._replace(**{modality: leaf}))[0, 1], leaf)
             way = torch.randn_like(leaf)
             ends = [model(*inputs._replace(**{modality: leaf.detach() + h * way}))[0, 1] for h in (1e-7, -1e-7)]
-            assert ((ends[0] - ends[1]) / 2e-7).item() == pytest.approx((gradient * way).sum().item(), rel=1e-3, abs=1e-6)
+            assert ((ends[0] - ends[1]) / 2e-7).item() == pytest.approx(
+                (gradient * way).sum().item(), rel=1e-3, abs=1e-6
+            )
 
 
 def test_the_paper_size_has_512_dimensions_and_runs_on_its_clips() -> None:

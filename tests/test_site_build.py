@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from site_runs import ATTACKS, SIZE, Page, sha, write_run
 
-from avbench.errors import AvbenchError, BadOption, DataError, IncompleteRun, RunConflict
+from avbench.errors import AvbenchError, BadOption, DataError, RunConflict
 from avbench.site import MARKER, build
 from avbench.site.server import open_server
 
@@ -59,7 +59,6 @@ def test_a_failed_build_leaves_the_old_site(tmp_path: Path) -> None:
         ({"dataset__size": 100}, DataError),
         ({"dataset__evaluated": SIZE - 1}, DataError),
         ({"rows_sha256": sha("other")}, DataError),
-        ({"rows_sha256": None}, IncompleteRun),
         ({"provenance__created": "yesterday"}, DataError),
         ({"cells": []}, DataError),
         ({"numerics": {"x": float("nan")}}, DataError),
@@ -71,6 +70,14 @@ def test_a_bad_record_is_a_named_error(tmp_path: Path, changes: dict[str, object
     with pytest.raises(error):
         build([tmp_path / "results"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_run_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "results", "done")
+    write_run(tmp_path / "results", "half", rows_sha256=None)
+    build([tmp_path / "results"], tmp_path / "out")
+    assert "half" in capsys.readouterr().err
+    assert {path.stem for path in (tmp_path / "out" / "models").iterdir()} == {"avbench--done"}
 
 
 def test_what_differs_never_shares_a_board(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_sign_flip_test_counts_every_assignment_of_signs(differences: list[i
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 50))
-def test_of_one_outcome_it_is_the_exact_mcnemar_test(better: int, worse: int, equal: int) -> None:
+def test_of_one_outcome_the_sign_flip_test_is_the_exact_mcnemar_test(better: int, worse: int, equal: int) -> None:
     differences = np.array([1] * better + [-1] * worse + [0] * equal, dtype=int)
     expected = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
     assert sign_flip_test(differences) == pytest.approx(expected)
@@ -102,12 +102,26 @@ def test_the_ranking_figure_is_the_worst_case_avg_of_the_summary() -> None:
 
 
 def test_a_difference_splits_a_tie_group_only_where_the_data_support_it() -> None:
-    marks = {"best": "1" * 40, "close": "1" * 38 + "00", "far": "1" * 20 + "0" * 20, "alike": "1" * 40}
-    runs = {name: run(text) for name, text in marks.items()}
+    marks = {"best": 40, "alike": 40, "close": 38, "far": 20, "farther": 19}
+    runs = {name: run("1" * right + "0" * (40 - right)) for name, right in marks.items()}
     table = rank(runs).set_index("run")
-    assert table["rank"].to_dict() == {"alike": 1, "best": 1, "close": 3, "far": 4}
-    assert table["tie_group"].to_dict() == {"alike": 1, "best": 1, "close": 1, "far": 2}
-    assert rank(runs, level=0.9).set_index("run").loc["close", "tie_group"] == 1  # 6 pairs: p = 0.5 is corrected to 1
+    assert table["rank"].to_dict() == {"alike": 1, "best": 1, "close": 3, "far": 4, "farther": 5}
+    assert table["tie_group"].to_dict() == {"alike": 1, "best": 1, "close": 1, "far": 2, "farther": 2}
+    assert rank(runs, level=0.9).set_index("run").loc["close", "tie_group"] == 1  # 10 pairs: p = 0.5 is corrected to 1
+
+
+def test_runs_alike_under_xav_are_told_apart_by_the_other_threats() -> None:
+    weak = "0" * 20
+    runs = {"joint": run("1" * 20, "1" * 20, weak), "weak": run(weak)}
+    assert rank(runs)["tie_group"].tolist() == [1, 2]
+
+
+def test_equal_totals_give_equal_figures_however_they_come_about() -> None:
+    spread = run("000000001110011111111011", "000000110001100000001111", "0" * 24)
+    packed = run("000000000000000111111111", "000000000000001111111111", "000000000000000000000011")
+    table = rank({"packed": packed, "spread": spread})  # in thirds, which floats cannot hold
+    assert table["value"].nunique() == 1
+    assert table["rank"].tolist() == [1, 1]
 
 
 def test_the_correction_covers_all_pairs() -> None:

@@ -34,7 +34,7 @@ def sign_flip_test(differences: NDArray[np.int_]) -> float:
         spread[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, spread)
     total, observed = int(sizes @ counts), abs(int(differences.sum()))
-    return min(1.0, 2 * float(chances[(total + observed) // 2 :].sum())) if observed else 1.0
+    return min(1.0, 2 * float(chances[(total + observed) // 2 :].sum()))
 
 
 def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from rich.console import Console
 
 from avbench import files, store
-from avbench.errors import DataError, IncompleteRun
+from avbench.errors import DataError
 
 LARGEST = 4_000_000  # bytes of a run.json
 
@@ -146,8 +147,6 @@ def read_run(folder: Path) -> Run:
     if path.stat().st_size > LARGEST:
         raise DataError(f"{path} is larger than {LARGEST} bytes; no run writes that")
     data = store.read_record(folder)
-    if data.get("rows_sha256") is None:
-        raise IncompleteRun(f"{folder} is not finished; repeat its `avbench evaluate` to complete it")
     try:
         record = Record.model_validate(data)
     except (ValidationError, RecursionError) as error:
@@ -159,7 +158,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_runs(folders: Sequence[Path]) -> Iterator[Run]:
-    """Read every run folder at or below the given folders, in a fixed order, each once.
+    """Read every finished run at or below the given folders, in a fixed order, each once.
 
     Raises:
         DataError: if a folder does not exist or a run is malformed.
@@ -170,4 +169,7 @@ def read_runs(folders: Sequence[Path]) -> Iterator[Run]:
             raise DataError(f"{folder} is no folder; give the folder that `avbench evaluate` wrote, or one above it")
         found |= {path.parent.resolve() for path in folder.rglob("run.json")}
     for path in sorted(found):
-        yield read_run(path)
+        if store.read_record(path).get("rows_sha256") is None:
+            Console(stderr=True).print(f"left out, because it is not finished: {path}", markup=False)
+        else:
+            yield read_run(path)

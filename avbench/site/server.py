@@ -51,7 +51,7 @@ def open_server(out: Path, port: int) -> ThreadingHTTPServer:
         BadOption: if there is no site in `out`, or the port cannot be had.
     """
     if not (out / "index.html").is_file():
-        raise BadOption(f"{out} holds no site; run `avbench site build` first")
+        raise BadOption(f"{out} holds no site; run `avbench leaderboard build` first")
     try:
         return _Server(("127.0.0.1", port), partial(_Handler, directory=str(out)))
     except (OSError, OverflowError) as error:

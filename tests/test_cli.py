@@ -1,0 +1,303 @@
+"""The command line as a user meets it: bad input is one named line and exit code 2, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import TEST_DATA
+
+from avbench import files, store
+from avbench.attacks import ATTACKS
+from avbench.cli import main
+from avbench.datasets import shards
+from avbench.datasets.cards import Lock
+
+MODEL = "avbench--synthav-concat"
+SUBMISSION = files.root() / "submissions" / MODEL
+SMALL = ["--limit", "8", "--batch-size", "8", "--threat", "standard/XA", "--attack", "fgsm"]
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def refused(result: Result, name: str, *parts: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"{name}: "), result.stderr
+    assert "Traceback" not in result.output
+    for part in parts:
+        assert part in result.stderr, result.stderr
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    result = run("evaluate", MODEL, *SMALL, "--output-dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    [folder] = (path.parent for path in tmp_path.rglob("run.json"))
+    return folder
+
+
+def test_a_submission_its_weights_and_a_lightning_copy_give_the_same_rows(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    state = load_file(SUBMISSION / "weights.safetensors")
+    torch.save({"state_dict": {f"net.{k}": v for k, v in state.items()}}, tmp_path / "model.ckpt")
+    commands = [
+        (MODEL,), (SUBMISSION,), (SUBMISSION / "weights.safetensors",),
+        (tmp_path / "model.ckpt", "--architecture", "avnet", "--arg", "width=8", "--arg", "fusion=concat"),
+    ]  # fmt: skip
+    found = []
+    for i, words in enumerate(commands):
+        result = run("evaluate", *words, *SMALL, "--output-dir", tmp_path / str(i))
+        assert result.exit_code == 0, result.output
+        [rows] = (tmp_path / str(i)).rglob("rows.parquet")
+        found.append(store.read_rows(rows))
+    assert all(frame.equals(found[0]) for frame in found[1:])
+
+
+def test_show_and_score_need_only_the_rows(evaluated: Path) -> None:
+    shown, scored = run("show", evaluated), run("score", evaluated, "--json")
+    assert shown.exit_code == scored.exit_code == 0
+    assert "XA:linf:0.006 fgsm: 8 rows, 16 forward, 8 backward" in shown.output
+    scores = json.loads(scored.output)
+    clean = next(s for s in scores if s["metric"] == "clean-accuracy")
+    rows = store.read_rows(evaluated)
+    assert clean["value"] == pytest.approx(100 * rows[(rows["attack"] == "none")]["correct"].mean())
+    assert clean["n"] == 8
+
+
+@pytest.mark.parametrize("attack", ATTACKS.names())
+def test_a_dry_run_predicts_the_passes_and_writes_nothing(tmp_path: Path, attack: str) -> None:
+    words = [
+        "evaluate",
+        MODEL,
+        "--limit",
+        "4",
+        "--batch-size",
+        "4",
+        "--threat",
+        "standard",
+        "--attack",
+        attack,
+        "--output-dir",
+        tmp_path,
+    ]
+    dry = run(*words, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert not list(tmp_path.rglob("*"))
+    predicted = {line.split()[0]: line.split()[2:5] for line in dry.output.splitlines() if line.startswith("X")}
+    assert run(*words).exit_code == 0
+    [record] = (json.loads(path.read_text()) for path in tmp_path.rglob("run.json"))
+    made = {
+        c["threat"]: [str(c[k]) for k in ("rows", "forward", "backward")]
+        for c in record["cells"]
+        if c["threat"] != "clean"
+    }
+    assert made == predicted
+
+
+def test_lists_are_complete_and_also_json() -> None:
+    for what in (
+        "attacks",
+        "threats",
+        "suites",
+        "datasets",
+        "models",
+        "metrics",
+        "architectures",
+        "defenses",
+        "budgets",
+    ):
+        plain, parsed = run("list", what), json.loads(run("list", what, "--json").output)
+        assert parsed
+        for name in parsed:
+            assert name in plain.output
+
+
+def test_env_says_where_things_are() -> None:
+    found = json.loads(run("env").output)
+    assert torch.__version__.startswith(found["torch"])
+    assert Path(found["cache"]) == files.cache()
+
+
+def test_a_board_is_built_from_a_run(evaluated: Path, tmp_path: Path) -> None:
+    result = run("leaderboard", "build", "--results", evaluated.parent.parent, "--out", tmp_path / "site")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "site" / "index.html").is_file()
+    assert (tmp_path / "site" / "models" / f"{MODEL}.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "parts"),
+    [
+        (["nothing.ckpt"], "CheckpointError", ["no model at nothing.ckpt"]),
+        ([MODEL, "--dataset", "avmnist"], "SubmissionError", ["for synthav, not for avmnist"]),
+        ([MODEL, "--dataset", "synthave"], "UnknownName", ["did you mean synthav"]),
+        ([MODEL, "--split", "tset"], "BadOption", ["train, val, test"]),
+        ([MODEL, "--suite", "cvpr21-atack"], "UnknownName", ["did you mean cvpr21-attack"]),
+        ([MODEL, "--suite", "quick@9"], "BadOption", ["at version 1"]),
+        ([MODEL, "--suite", "quick", "--attack", "mim"], "BadOption", ["nothing of suite quick@1 is left"]),
+        ([MODEL, "--attack", "pgt"], "UnknownName", ["did you mean pgd"]),
+        ([MODEL, "--attack", "pgd:steps=0"], "BadOption", ["at least 1"]),
+        ([MODEL, "--threat", "XA:linf:-1"], "BadBudget", ["at least 0"]),
+        ([MODEL, "--threat", "XV:linf:2"], "BadBudget", ["larger than the whole range"]),
+        ([MODEL, "--threat", "XQ:linf:1"], "BadBudget", ["is not a threat model"]),
+        ([MODEL, "--batch-size", "0"], "BadOption", ["at least 1"]),
+        ([MODEL, "--batch-size", "many"], "BadOption", ["whole number or auto"]),
+        ([MODEL, "--limit", "-3"], "BadOption", ["at least 1"]),
+        ([MODEL, "--seed", "-1"], "BadOption", ["--seed"]),
+        ([MODEL, "--device", "gpu"], "BadOption", ["is not a device"]),
+        ([MODEL, "--device", "cuda:99"], "BadOption", ["CUDA devices"]),
+        ([MODEL, "--arg", "width=8"], "BadOption", ["its own architecture"]),
+        ([SUBMISSION / "weights.safetensors", "--arg", "width"], "BadOption", ["NAME=VALUE"]),
+        ([SUBMISSION / "weights.safetensors", "--arg", "width=16"], "ArchitectureMismatch", ["wrong shape"]),
+        ([SUBMISSION / "weights.safetensors", "--architecture", "avnett"], "UnknownName", ["did you mean avnet"]),
+        ([files.root()], "SubmissionError", ["<org>--<model>"]),
+    ],
+    ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_bad_input_to_evaluate_is_named(words: list[object], name: str, parts: list[str], tmp_path: Path) -> None:
+    refused(run("evaluate", *words, "--output-dir", tmp_path / "runs"), name, *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["score", "nowhere"], "IncompleteRun"),
+        (["show", "nowhere"], "IncompleteRun"),
+        (["train", "nowhere.yaml"], "RecipeError"),
+        (["data", "info", "mnist"], "UnknownName"),
+        (["data", "prepare", "avmnist", "--source", "/nonexistent"], "DataError"),
+        (["data", "prepare", "synthav", "--split", "dev"], "BadOption"),
+        (["leaderboard", "serve", "--out", "nowhere"], "BadOption"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_to_the_other_commands_is_named(words: list[str], name: str) -> None:
+    refused(run(*words), name)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("title: [", "cannot be read"),
+        ("a: 1\na: 2", "given twice"),
+        ("a: &x 1\nb: *x", "aliases"),
+        ("a: !!python/object/apply:os.system [id]", "cannot be read"),
+        ("title: x", "architecture: Field required"),
+        ("[" * 5000, "cannot be read"),
+        ("x" * 20000, "larger than"),
+    ],
+)
+def test_a_malformed_submission_is_named(tmp_path: Path, text: str, part: str) -> None:
+    folder = tmp_path / "org--model"
+    folder.mkdir()
+    (folder / "submission.yaml").write_text(text)
+    refused(run("evaluate", folder), "SubmissionError", part)
+
+
+def test_weights_that_are_not_the_pinned_ones_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "org--model"
+    shutil.copytree(SUBMISSION, folder)
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(bytes(content))
+    refused(run("evaluate", folder), "SubmissionError", "pins")
+
+
+def test_changed_rows_are_not_scored(evaluated: Path) -> None:
+    rows = store.read_rows(evaluated)
+    rows["correct"] = True
+    store.write_table(evaluated / "rows.parquet", rows, {})
+    refused(run("score", evaluated), "IncompleteRun", "not those of its record")
+
+
+def test_a_dataset_that_is_not_prepared_says_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path))
+    result = run("data", "verify", "avmnist")
+    refused(result, "DatasetNotPrepared", "avbench data prepare avmnist")
+
+
+def test_a_corrupt_shard_is_found_by_verify_and_by_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path))
+    assert run("data", "prepare", "synthav", "--split", "val").exit_code == 0
+    assert run("data", "verify", "synthav", "--split", "val").exit_code == 0
+    [shard] = (tmp_path / "data" / "synthav" / "val").glob("*.parquet")
+    content = bytearray(shard.read_bytes())
+    for change in (lambda c: c[: len(c) // 2], lambda c: c[:5000] + bytes([c[5000] ^ 255]) + c[5001:]):
+        shard.write_bytes(change(bytes(content)))
+        shards._row_group.cache_clear()
+        refused(run("data", "verify", "synthav", "--split", "val"), "CorruptShard", "avbench data prepare synthav")
+        refused(
+            run("evaluate", MODEL, "--split", "val", *SMALL, "--limit", "400", "--output-dir", tmp_path / "r"),
+            "CorruptShard",
+        )
+
+
+def test_a_changed_sample_with_a_sound_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path))
+    split = shards.open_split("synthav", "val")
+    samples = [split.stored(i) for i in range(len(split))]
+    samples[7].audio.setflags(write=False)
+    changed = samples[7]._replace(audio=samples[7].audio + 1)
+    shards._write_shards("synthav", "val", [*samples[:7], changed, *samples[8:]])
+    shards._row_group.cache_clear()
+    refused(run("data", "verify", "synthav", "--split", "val"), "CorruptShard", Lock.read("synthav", "val").rows[7][0])
+
+
+@pytest.mark.skipif(not TEST_DATA.is_dir(), reason=f"no test data at {TEST_DATA} (set AVBENCH_TEST_DATA)")
+def test_the_whole_way_on_real_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path))
+    prepared = run("data", "prepare", "avmnist", "--source", TEST_DATA, "--split", "test")
+    assert prepared.exit_code == 0, prepared.output
+    result = run("evaluate", "avbench--avmnist-concat", "--suite", "quick", "--output-dir", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    [rows] = (tmp_path / "runs").rglob("rows.parquet")
+    frame = store.read_rows(rows)
+    assert frame[frame["attack"] == "none"]["correct"].mean() > 0.9
+    assert result.output.count("%") > 0
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "avbench",
+        "evaluate",
+        MODEL,
+        "--batch-size",
+        "2",
+        "--limit",
+        "40",
+        "--suite",
+        "cvpr21-defense",
+        "--output-dir",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.rglob("part-*"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    parts = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*.parquet")}
+    assert len(parts) >= 20
+    subprocess.run(words, check=True, capture_output=True)
+    assert all(path.stat().st_mtime_ns == modified for path, modified in parts.items()), (
+        "a finished part was made again"
+    )
+    [record] = (json.loads(path.read_text()) for path in tmp_path.rglob("run.json"))
+    assert {cell["rows"] for cell in record["cells"]} == {40}
