@@ -14,9 +14,9 @@ from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets.cards import read_card
 from avbench.datasets.shards import open_split
 from avbench.errors import IncompleteRun
-from avbench.evaluate import evaluate as run_suite
 from avbench.metrics import Rows
 from avbench.options import RunOptions
+from avbench.runner import evaluate as run_suite
 from avbench.submission import find_candidate
 from avbench.suites import Suite, find_suite
 

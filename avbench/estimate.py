@@ -10,8 +10,8 @@ import torch
 
 from avbench.attacks import Attack
 from avbench.device import deterministic
-from avbench.evaluate import Run
 from avbench.oracle import Oracle, Victim
+from avbench.runner import Run
 from avbench.types import Batch, Modality
 
 

@@ -9,9 +9,9 @@ import torch
 from conftest import Linear, candidate, make_split
 
 from avbench import api
-from avbench.evaluate import evaluate
 from avbench.metrics import WORST_CASE
 from avbench.options import RunOptions
+from avbench.runner import evaluate
 from avbench.suites import find_suite
 
 SPLIT = make_split(200)

@@ -25,14 +25,17 @@ PACKAGE = ROOT / "avbench"
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance",
     "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "cells",
-    "progress", "store", "checkpoint", "submission", "defenses", "summarize", "evaluate", "estimate", "api",
+    "progress", "store", "checkpoint", "submission", "defenses", "summarize", "runner", "estimate", "api",
     "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.
 BANNED = {
     "torch.load": {"checkpoint.py", "train.py"},  # with weights_only=True, which the test below checks
     "yaml.load": {"submission.py"},  # with a SafeLoader that also refuses repeated keys
-    **{name: set() for name in ("pickle.load", "pickle.loads", "torch.jit.load", "torch.export.load", "eval", "exec", "os.system")},
+    **{
+        name: set()
+        for name in ("pickle.load", "pickle.loads", "torch.jit.load", "torch.export.load", "eval", "exec", "os.system")
+    },
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

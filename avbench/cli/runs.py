@@ -13,7 +13,7 @@ from avbench.errors import BadOption
 from avbench.options import RunOptions
 
 if TYPE_CHECKING:
-    from avbench.evaluate import Run
+    from avbench.runner import Run
 
 _Command = Callable[..., Any]
 
@@ -96,8 +96,8 @@ def evaluate(
 
     from avbench import api
     from avbench.cli.tables import print_run
-    from avbench.evaluate import Run
-    from avbench.evaluate import evaluate as run_suite
+    from avbench.runner import Run
+    from avbench.runner import evaluate as run_suite
 
     opened = open_split(card.name, split)
     if dry_run:

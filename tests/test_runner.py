@@ -26,8 +26,8 @@ from avbench.errors import (
     ProtocolMismatch,
     RunConflict,
 )
-from avbench.evaluate import Run, evaluate
 from avbench.options import RunOptions
+from avbench.runner import Run, evaluate
 from avbench.suites import Suite, find_suite
 from avbench.threats import find_threats, parse_threat
 
@@ -228,7 +228,7 @@ def test_rows_say_their_units(tmp_path: Path) -> None:
 
 _FULL_DISK = """
 import subprocess, sys; sys.path.insert(0, {tests!r})
-from test_evaluate import *
+from test_runner import *
 disk = Path({disk!r})
 try:
     rows_of(disk, batch_size=1)
@@ -260,7 +260,7 @@ def test_a_full_disk_is_a_named_error_and_the_run_resumes(tmp_path: Path) -> Non
 
 _SLOW_RUN = """
 import sys, time; sys.path.insert(0, {tests!r})
-from test_evaluate import *
+from test_runner import *
 class Slow(Wavy):
     def forward(self, audio, video):
         time.sleep(0.004)
