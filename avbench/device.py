@@ -36,8 +36,14 @@ def find_device(name: str) -> torch.device:
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
-    """Choose deterministic kernels and full float32 precision inside the block, and restore the flags after it."""
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Choose deterministic CUDA kernels and full float32 precision inside the block, and restore the flags after it.
+
+    On CPU the kernels are deterministic for a fixed number of threads, and setting the flag would cost two seconds.
+    """
+    if device.type != "cuda":
+        yield
+        return
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

@@ -32,7 +32,7 @@ def estimate(run: Run) -> list[Estimate]:
     Nothing is written: the run's folder is not touched.
     """
     n = len(run.positions)
-    with deterministic():
+    with deterministic(run.victim.device):
         first = run.split.batch([0]).to(run.victim.device)
         size = min(run.choose_micro_batch(first, None), n)
         batch = run.split.batch(range(size)).to(run.victim.device)

@@ -42,7 +42,7 @@ def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptio
         BudgetViolation, BadModel, NonFiniteOutput, CorruptShard, DiskFull: as they say; finished parts are kept.
     """
     run = Run(candidate, split, suite, options)
-    with run.locked(), deterministic():
+    with run.locked(), deterministic(run.victim.device):
         return run.execute(quiet)
 
 

@@ -9,9 +9,8 @@ import rich_click as click
 from tabulate import tabulate
 
 from avbench import store
-from avbench.metrics import CLEAN, NONE
-
-_ACCURACIES = ("attack-accuracy", "robust-accuracy", "avg", "ri")
+from avbench.metrics import CLEAN, NONE, WORST_CASE
+from avbench.metrics.avg import MEAN_OF_THREATS
 
 
 def print_run(run: Path, scores: pd.DataFrame) -> None:
@@ -19,17 +18,14 @@ def print_run(run: Path, scores: pd.DataFrame) -> None:
     record = store.read_record(run)
     data = record["dataset"]
     click.echo(f"{record['model']['id']} on {record['track']}: {data['evaluated']} of {data['size']} samples")
-    clean = scores[(scores["metric"] == "clean-accuracy") & (scores["attack"] == NONE)].iloc[0]
-    shown = scores[scores["metric"].isin(_ACCURACIES)]
-    threats = [name for name in shown["threat"].unique() if name != CLEAN]
-    rows = [["clean", _cell(clean)]]
-    for attack in dict.fromkeys(shown["attack"]):
-        row = [str(attack)]
-        for threat in threats:
-            here = shown[(shown["attack"] == attack) & (shown["threat"] == threat)]
-            row.append("; ".join(f"RI {_cell(s)}" if s["metric"] == "ri" else _cell(s) for _, s in here.iterrows()))
-        rows.append(row)
-    click.echo(tabulate(rows, ["accuracy in % [95 % interval]", *threats], disable_numparse=True))
+    found = {(s["metric"], s["threat"], s["attack"]): _cell(s) for _, s in scores.iterrows()}
+    columns = [("", threat) for threat in record["threats"]] + [("avg", MEAN_OF_THREATS), ("ri", MEAN_OF_THREATS)]
+    rows = [["clean", found["clean-accuracy", CLEAN, NONE]]]
+    for attack in [*record["attacks"], WORST_CASE]:
+        accuracy = "robust-accuracy" if attack == WORST_CASE else "attack-accuracy"
+        rows.append([attack, *(found.get((metric or accuracy, threat, attack), "") for metric, threat in columns)])
+    heads = ["% [95 % interval]", *(threat for _, threat in columns[:-2]), "Avg", "RI (points)"]
+    click.echo(tabulate(rows, heads, disable_numparse=True))
     click.echo(f"rows and record: {run}\nall metrics:     avbench score {run}")
 
 

@@ -44,11 +44,14 @@ def ri(rows: Rows) -> list[Score]:
         return []
     mine, theirs = align([rows, Rows(rows.baseline, cells=rows.cells)])
     baseline = theirs.by_attack(TRIPLE)
-    return [
+    scores = [
         mean(("ri", MEAN_OF_THREATS, attack), improvement(*own, *_parts(theirs, baseline[attack])), 200, "points")
         for attack, right in mine.by_attack(TRIPLE).items()
         if attack in baseline and (own := _parts(mine, right))
     ]
+    if rows.frame.equals(rows.baseline):  # the baseline itself, where 0 is no estimate
+        return [score._replace(low=0.0, high=0.0) for score in scores]
+    return scores
 
 
 def _parts(outcomes: Outcomes, right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
