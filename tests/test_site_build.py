@@ -80,6 +80,15 @@ def test_an_unfinished_run_is_left_out_and_said(tmp_path: Path, capsys: pytest.C
     assert {path.stem for path in (tmp_path / "out" / "models").iterdir()} == {"avbench--done"}
 
 
+def test_a_unimodal_reference_is_shown_and_never_ranks(tmp_path: Path) -> None:
+    write_run(tmp_path / "results", "both")
+    write_run(tmp_path / "results", "ears", model__reference="unimodal-audio")
+    build([tmp_path / "results"], tmp_path / "out")
+    rows = json.loads(Page(tmp_path / "out" / "lb" / "synthav" / "cvpr21-attack.html").data)["rows"]
+    assert [(row[0] is not None, row[-1]) for row in rows] == [(True, "ranked"), (False, "partial")]
+    assert rows[1][-2] == "unimodal reference"
+
+
 def test_what_differs_never_shares_a_board(tmp_path: Path) -> None:
     results = tmp_path / "results"
     write_run(results, "one")

@@ -109,7 +109,9 @@ def why_unranked(run: Run) -> str:
     dataset, suite = run.record.dataset, run.record.suite
     if not run.complete:
         return f"partial: {dataset.evaluated} of {dataset.size}"
-    return "" if suite.published else "partial: unpublished suite"
+    if not suite.published:
+        return "partial: unpublished suite"
+    return "unimodal reference" if run.record.model.unimodal else ""
 
 
 def find_card(dataset: str) -> Card | None:

@@ -50,7 +50,13 @@ class ModelRecord(_Record):
     architecture: Line
     arguments: Plain = Field(default_factory=dict)
     weights_sha256: Hash
+    reference: Line = ""  # its role on the board, if it has one
     description: Annotated[Line, StringConstraints(max_length=5000)] = ""
+
+    @property
+    def unimodal(self) -> bool:
+        """Tell whether it reads one modality only; then half of the attacks cannot touch it."""
+        return self.reference.startswith("unimodal")
 
 
 class DatasetRecord(_Record):
