@@ -127,8 +127,8 @@
       language: {
         search: "",
         searchPlaceholder: "Filter rows",
-        info: "rows: _TOTAL_",
-        infoEmpty: "rows: 0",
+        info: "_TOTAL_ rows",
+        infoEmpty: "0 rows",
         infoFiltered: "of _MAX_ (filtered)",
         zeroRecords: "No row matches the filter.",
         aria: { orderableRemove: ": Activate to invert sorting" },
