@@ -127,6 +127,27 @@ def test_more_restarts_never_leave_a_larger_margin() -> None:
     found = [margin(model(*run(PGD(restarts=n), THREATS[2])), BATCH.labels) for n in (2, 4, 8)]
     for fewer, more in itertools.pairwise(found):
         assert (more <= fewer + 1e-6).all()
+    assert (found[2] < found[0] - 0.1).any(), "restarts must begin at other points, or this test is idle"
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 1.0])
+def test_mim_is_its_equations(momentum: float) -> None:
+    """Dong et al. 2018, eq. 6 and 7, written out for one sample and the audio alone."""
+    model, eps = Wavy(), 0.05
+    clean, label = BATCH.inputs.pick(slice(0, 1)), BATCH.labels[:1]
+    audio, velocity = clean.audio.clone(), torch.zeros_like(clean.audio)
+    for _ in range(10):
+        leaf = audio.clone().requires_grad_()
+        [gradient] = torch.autograd.grad(torch.nn.functional.cross_entropy(model(leaf, clean.video), label), leaf)
+        velocity = momentum * velocity + gradient / gradient.abs().sum()
+        audio = clean.audio + (audio + eps / 8 * velocity.sign() - clean.audio).clamp(-eps, eps)
+    batch = Batch(BATCH.ids[:1], clean, label)
+    found = run(MIM(momentum=momentum), parse_threat(f"XA:linf:{eps}"), batch).audio
+    torch.testing.assert_close(found, audio, rtol=0, atol=1e-6)
+    others = [
+        run(MIM(momentum=m), parse_threat(f"XA:linf:{eps}"), batch).audio for m in (0.0, 0.5, 1.0) if m != momentum
+    ]
+    assert all((found - other).abs().max() > 1e-3 for other in others), "momentum must matter, or this test is idle"
 
 
 def test_mim_keeps_its_direction_when_one_sample_has_a_huge_gradient() -> None:

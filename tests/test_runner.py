@@ -32,13 +32,12 @@ from avbench.errors import (
 from avbench.options import RunOptions
 from avbench.runner import Run, evaluate
 from avbench.suites import Suite, find_suite
-from avbench.threats import find_threats, parse_threat
+from avbench.threats import parse_threat
+from avbench.threats.presets import linf_triple
 
 SPLIT = make_split(50, 3)
 SUITE = find_suite(None, ("XA:linf:0.01", "XAV:linf:0.01:linf:0.02"), ("fgsm", "noise:draws=2"))
-WORST = Suite(
-    "worst", 1, "", tuple(find_threats("cvpr21-caption")), (parse_attack("fgsm"), parse_attack("pgd")), "worst-case"
-)
+WORST = Suite("worst", 1, "", linf_triple(0.06, 0.06), (parse_attack("fgsm"), parse_attack("pgd")), "worst-case")
 
 
 def options(folder: Path, **changes: object) -> RunOptions:
@@ -112,8 +111,10 @@ def test_a_torn_or_foreign_part_goes_to_quarantine_and_is_made_again(tmp_path: P
     flipped = bytearray(parts[4].read_bytes())
     flipped[40] ^= 1
     parts[4].write_bytes(bytes(flipped))
+    neighbor = next(p for p in parts if p.parent == parts[-1].parent and p != parts[-1])
+    parts[-1].write_bytes(neighbor.read_bytes())
     pd.testing.assert_frame_equal(rows_of(tmp_path), before)
-    assert len(list(tmp_path.rglob("quarantine/*"))) == 4
+    assert len(list(tmp_path.rglob("quarantine/*"))) == 5
 
 
 def test_a_worst_case_suite_attacks_survivors_only_and_inherits_along_the_lattice(tmp_path: Path) -> None:
@@ -197,6 +198,14 @@ def test_a_nan_answer_stops_the_run_and_names_the_sample(tmp_path: Path) -> None
 
     with pytest.raises(NonFiniteOutput, match=SPLIT.ids[17]):
         rows_of(tmp_path, model=Broken())
+
+
+def test_a_tie_is_an_error_of_the_model(tmp_path: Path) -> None:
+    class Undecided(Wavy):
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return 0 * super().forward(audio, video)
+
+    assert not rows_of(tmp_path, model=Undecided())["correct"].any()
 
 
 def test_another_protocol_is_refused_until_fresh(tmp_path: Path) -> None:
