@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+_CODE = ("avbench", "datasets", "submissions", "pyproject.toml")  # what a result depends on
 _LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow")
 
 
@@ -39,7 +40,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "avbench": version("avbench"),
         "git_commit": commit,
-        "dirty": bool(_git("status", "--porcelain")) if commit else None,
+        "dirty": bool(_git("status", "--porcelain", "--", *_CODE)) if commit else None,
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "platform": platform.platform(),

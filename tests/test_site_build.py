@@ -86,7 +86,7 @@ def test_a_unimodal_reference_is_shown_and_never_ranks(tmp_path: Path) -> None:
     build([tmp_path / "results"], tmp_path / "out")
     rows = json.loads(Page(tmp_path / "out" / "lb" / "synthav" / "cvpr21-attack.html").data)["rows"]
     assert [(row[0] is not None, row[-1]) for row in rows] == [(True, "ranked"), (False, "partial")]
-    assert rows[1][-2] == "unimodal reference"
+    assert rows[1][-2] == "reference"
 
 
 def test_what_differs_never_shares_a_board(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Attack(ABC):
 
     @abstractmethod
     def cost(self) -> Cost:
-        """Return passes per sample; the runner checks that `run` makes exactly these."""
+        """Return passes per sample: exactly those that `run` makes, as a contract test compares."""
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def why_unranked(run: Run) -> str:
         return f"partial: {dataset.evaluated} of {dataset.size}"
     if not suite.published:
         return "partial: unpublished suite"
-    return "unimodal reference" if run.record.model.unimodal else ""
+    return "reference" if run.record.model.unimodal else ""
 
 
 def find_card(dataset: str) -> Card | None:
