@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -13,7 +16,7 @@ from avbench import files, store, summarize
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets.cards import read_card
 from avbench.datasets.shards import open_split
-from avbench.errors import IncompleteRun
+from avbench.errors import AvbenchError, IncompleteRun
 from avbench.metrics import Rows
 from avbench.options import RunOptions
 from avbench.runner import evaluate as run_suite
@@ -34,13 +37,13 @@ def evaluate(
     A module is called as `model(audio, video)` with the shapes of `avbench.types.AVInput` and answers logits
     (batch, classes). If it also has `encode_audio`, `encode_video` and `fuse`, what is not attacked is computed once.
     """
-    if isinstance(model, nn.Module):
-        card = read_card(dataset or "synthav")
-        candidate = _own(model)
-    else:
-        candidate, card = find_candidate(str(model), dataset)
     chosen = find_suite(suite) if isinstance(suite, str) else suite
-    return run_suite(candidate, open_split(card.name, split), chosen, options or RunOptions(), quiet)
+    how = options or RunOptions()
+    if not isinstance(model, nn.Module):
+        candidate, card = find_candidate(str(model), dataset)
+        return run_suite(candidate, open_split(card.name, split), chosen, how, quiet)
+    with _given_back(model):
+        return run_suite(_own(model), open_split(dataset or "synthav", split), chosen, how, quiet)
 
 
 def score(run: Path) -> pd.DataFrame:
@@ -61,17 +64,60 @@ def read_run(run: Path) -> Rows:
     Raises:
         IncompleteRun: if the run has no rows, or rows that are not those of its record.
     """
-    record = store.read_record(run)
-    rows = store.read_rows(run)
+    record, rows = _verified(run)
+    cells = tuple((threat, attack) for threat in record["threats"] for attack in record["attacks"])
+    name = read_card(record["dataset"]["name"]).baseline
+    for folder in (run.resolve().parent, files.root() / "leaderboard" / "results" / record["track"]):
+        if name and (baseline := _baseline(folder / name, record)) is not None:
+            return Rows(rows, baseline, cells)
+    return Rows(rows, cells=cells)
+
+
+def _verified(run: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    record, rows = store.read_record(run), store.read_rows(run)
     if record["rows_sha256"] != files.sha256_file(run / "rows.parquet"):
         raise IncompleteRun(f"the rows in {run} are not those of its record; repeat `avbench evaluate`")
-    cells = tuple((threat, attack) for threat in record["threats"] for attack in record["attacks"])
-    baseline = read_card(record["dataset"]["name"]).baseline
-    results = files.root() / "leaderboard" / "results"
-    for folder in (run.resolve().parent, results / record["track"]):
-        if baseline and (folder / baseline / "rows.parquet").is_file():
-            return Rows(rows, store.read_rows(folder / baseline), cells)
-    return Rows(rows, cells=cells)
+    return record, rows
+
+
+def _baseline(folder: Path, run: dict[str, Any]) -> pd.DataFrame | None:
+    """Rows of the baseline, or None if it has no finished run here on the same split under the same protocol."""
+    try:
+        record, rows = _verified(folder)
+    except AvbenchError:
+        return None
+    same = (
+        record["dataset"]["lock_sha256"] == run["dataset"]["lock_sha256"]
+        and record["suite"]["mode"] == run["suite"]["mode"]
+        and all(sorted(record[key]) == sorted(run[key]) for key in ("threats", "attacks"))
+        and record["dataset"]["evaluated"] >= run["dataset"]["evaluated"]
+    )
+    return rows if same else None
+
+
+def _plain_attributes(model: nn.Module) -> dict[str, Any]:
+    """Numbers, words and switches that a module's code may read besides its weights."""
+    kinds = (str, bool, int, float, tuple, type(None))
+    return {
+        f"{name}.{key}": repr(value)
+        for name, part in model.named_modules()
+        for key, value in vars(part).items()
+        if isinstance(value, kinds) and key != "training" and not key.startswith("_")
+    }
+
+
+@contextmanager
+def _given_back(model: nn.Module) -> Iterator[None]:
+    """Restore a module's mode and gradient flags, so that its owner can go on training."""
+    training = {part: part.training for part in model.modules()}
+    gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+        for parameter, flag in gradients.items():
+            parameter.requires_grad_(flag)
 
 
 def _own(model: nn.Module) -> Candidate:
@@ -80,7 +126,7 @@ def _own(model: nn.Module) -> Candidate:
         source = inspect.getsource(kind)
     except (OSError, TypeError):
         source = ""
-    arguments = {"source_sha256": files.fingerprint(source)}
+    arguments = {"source_sha256": files.fingerprint(source), "attributes": files.fingerprint(_plain_attributes(model))}
     weights = state_sha256(model)
     name = re.sub(r"[^a-z0-9]+", "-", kind.__qualname__.lower()).strip("-")
     return Candidate(f"{name}-{weights[:8]}", model, f"{kind.__module__}.{kind.__qualname__}", arguments, weights)

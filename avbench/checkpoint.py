@@ -78,7 +78,9 @@ class Checkpoint:
             module = build(architecture, len(card.classes), card.spec, arguments)
         load_state(module, self.state, f"{self.path} as {architecture} for {card.name}")
         name = "".join(c if c.isascii() and c.isalnum() else "-" for c in self.path.stem.lower()).strip("-")
-        return Candidate(f"{name or 'model'}-{self.sha256[:8]}", module, architecture, arguments, self.sha256)
+        return Candidate(
+            f"{name[:60].strip('-') or 'model'}-{self.sha256[:8]}", module, architecture, arguments, self.sha256
+        )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -89,7 +91,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UnsafeCheckpoint: if it holds a pickle that would run code; it is not run.
     """
     try:
-        status = path.lstat()
+        status = path.stat()
     except OSError as error:
         raise CheckpointError(f"no model at {path}; give a submission folder or a weights file") from error
     if not stat.S_ISREG(status.st_mode):
@@ -124,10 +126,21 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
         lists = (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
         parts = [f"{name} ({len(keys)}): {_shorten(keys)}" for name, keys in lists if keys]
         raise ArchitectureMismatch(f"{what} does not fit; " + "; ".join(parts))
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise NonFiniteWeights(f"{what}: weight {name} holds NaN or infinity")
-    module.load_state_dict(dict(state))
+    module.load_state_dict(
+        {name: _as_weight(tensor, wanted[name], f"{what}: {name}") for name, tensor in state.items()}
+    )
+
+
+def _as_weight(tensor: Tensor, wanted: Tensor, what: str) -> Tensor:
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise CheckpointError(f"{what} is a sparse, meta or quantized tensor; save plain weights")
+    same = tensor.is_floating_point() == wanted.is_floating_point() and not tensor.is_complex()
+    if not same:
+        raise ArchitectureMismatch(f"{what} is {tensor.dtype}, must be like {wanted.dtype}")
+    cast = tensor.to(wanted.dtype)
+    if not cast.isfinite().all():
+        raise NonFiniteWeights(f"{what}: weight holds NaN or infinity in {wanted.dtype}")
+    return cast
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -191,15 +204,24 @@ def _as_header(data: Any) -> Mapping[str, Any]:
     """Accept only what names a model; a checkpoint may carry anything else, which is ignored."""
     if not isinstance(data, Mapping):
         return {}
-    kinds = {"architecture": str, "dataset": str, "arguments": dict}
-    return {key: data[key] for key, kind in kinds.items() if isinstance(data.get(key), kind)}
+    found: dict[str, Any] = {key: data[key] for key in ("architecture", "dataset") if isinstance(data.get(key), str)}
+    if isinstance(arguments := data.get("arguments"), Mapping):
+        plain = (str, bool, int, float)
+        found["arguments"] = {k: v for k, v in arguments.items() if isinstance(k, str) and isinstance(v, plain)}
+    return found
 
 
 def _without_prefix(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """Drop a wrapper's prefix (`model.`, `module.`) if all names share it and none is wanted with it."""
-    prefix = next(iter(state), "").partition(".")[0] + "."
-    shared = all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in wanted)
-    return {name.removeprefix(prefix) if shared else name: tensor for name, tensor in state.items()}
+    """Take what lies under a wrapper's prefix (`model.`, `model.module.`) if all that is wanted lies there.
+
+    What lies beside it, such as the weights of a loss or a metric, does not belong to the model.
+    """
+    some = min(wanted)
+    prefixes = [name.removesuffix(some) for name in state if name.endswith(f".{some}")]
+    for prefix in prefixes:
+        if all(prefix + name in state for name in wanted):
+            return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return dict(state)
 
 
 def _shorten(names: list[str], most: int = 8) -> str:

@@ -28,7 +28,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise BadOption(f"{name!r} is not a device; use cpu, cuda, cuda:N or auto") from error
-    if device.type not in LARGEST:
+    if device.type not in LARGEST or (device.type == "cpu" and device.index):
         raise BadOption(f"device {name!r} is not supported; use cpu, cuda, cuda:N or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadOption(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device cpu")
@@ -62,8 +62,11 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[3:]
 
 
-def probe_micro_batch(victim: Victim, one: Batch) -> int:
+def probe_micro_batch(victim: Victim, batch: Batch, gradients: bool = True) -> int:
     """Find the largest power of two whose activations fit, from the bytes that one sample's gradient keeps."""
+    if not gradients:
+        return LARGEST[victim.device.type]
+    one = Batch(batch.ids[:1], batch.inputs.pick(slice(0, 1)), batch.labels[:1])
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Named errors: each says what was wrong and what to do; the command line prints it and exits with code 2."""
 
+from typing import Literal
+
 
 class AvbenchError(Exception):
     """Mark an error that a user can mend, so that the command line shows one message and no traceback."""
@@ -63,6 +65,24 @@ class DataError(AvbenchError):
 
 class CorruptShard(DataError):
     """A prepared sample is not the one its lock file pins."""
+
+
+BrokenReason = Literal[
+    "missing", "not-regular", "unreadable", "empty", "undecodable", "no-audio", "no-video", "truncated", "gap",
+    "too-long", "too-large", "too-many-streams",
+]  # fmt: skip
+
+
+class BrokenClip(DataError):
+    """A clip's file cannot be used; `reason` is one of few words, so that a report can count them."""
+
+    def __init__(self, reason: BrokenReason, what: str) -> None:
+        super().__init__(reason, what)  # both, so that it survives the way back from a worker process
+        self.reason = reason
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.reason})"
 
 
 class RunConflict(AvbenchError):

@@ -11,7 +11,7 @@ import torch
 from avbench.attacks import Attack
 from avbench.device import deterministic
 from avbench.oracle import Oracle, Victim
-from avbench.runner import Run
+from avbench.runner import ANSWERS, Run
 from avbench.types import Batch, Modality
 
 
@@ -33,31 +33,33 @@ def estimate(run: Run) -> list[Estimate]:
     """
     n = len(run.positions)
     with deterministic(run.victim.device):
-        first = run.split.batch([0]).to(run.victim.device)
+        first = run.split.batch(range(min(ANSWERS, len(run.split)))).to(run.victim.device)
         size = min(run.choose_micro_batch(first, None), n)
         batch = run.split.batch(range(size)).to(run.victim.device)
-        seconds: dict[tuple[Modality, ...], tuple[float, float]] = {}
+        seconds: dict[tuple[tuple[Modality, ...], bool], tuple[float, float]] = {}
         found = []
         for cell in run.cells:
             assert isinstance(cell.attack, Attack)
-            if cell.attacked not in seconds:
-                seconds[cell.attacked] = _measure(run.victim, batch, cell.attacked)
             forward, backward = cell.attack.cost()
             forward += 1  # the judgment
-            one_forward, one_pair = seconds[cell.attacked]
+            key = (cell.attacked, backward > 0)
+            if key not in seconds:
+                seconds[key] = _measure(run.victim, batch, *key)
+            one_forward, one_pair = seconds[key]
             total = (forward - backward) * one_forward + backward * one_pair
             found.append(Estimate(*cell.columns, n, forward * n, backward * n, total * n / size))
     return found
 
 
-def _measure(victim: Victim, batch: Batch, attacked: tuple[Modality, ...]) -> tuple[float, float]:
+def _measure(victim: Victim, batch: Batch, attacked: tuple[Modality, ...], gradients: bool) -> tuple[float, float]:
     """Seconds of one forward, and of one forward with backward, with the other modality's embedding at hand."""
     fixed: dict[Modality, torch.Tensor] = {}
     if victim.two_stage:
         with torch.no_grad():
             fixed = {m: victim.embed(batch.inputs, m) for m in ("audio", "video") if m not in attacked}
     oracle = Oracle(victim, batch, attacked, fixed)
-    return _best_of(lambda: oracle.logits(batch.inputs)), _best_of(lambda: oracle.gradient(batch.inputs))
+    forward = _best_of(lambda: oracle.logits(batch.inputs))
+    return forward, _best_of(lambda: oracle.gradient(batch.inputs)) if gradients else 0.0
 
 
 def _best_of(call: Callable[[], object], times: int = 3) -> float:

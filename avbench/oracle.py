@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avbench.errors import BadModel, NonFiniteOutput
+from avbench.errors import BadModel, BadOption, NonFiniteOutput
 from avbench.types import MODALITIES, AVInput, Batch, Modality, TwoStageModel, modalities_of
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> (batch,), to be maximized
@@ -21,6 +21,19 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.dim() == 1:
         return F.cross_entropy(logits, labels, reduction="none")
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(dim=1)
+
+
+def ascent_objective(logits: Tensor, labels: Tensor) -> Tensor:
+    """Give attacks what to climb, (batch,): for one label the log-odds of error, log sum_{j != y} exp z_j - z_y.
+
+    Cross-entropy is softplus of it, so both have the same gradient up to a positive factor per sample, which no
+    attack with normalized steps can see. But that factor underflows in float32 when a model is very sure, and a
+    last layer times 1000 would hide every gradient. Multi-label: binary cross-entropy, in float64.
+    """
+    if labels.dim() == 1:
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        return others.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]
+    return classification_loss(logits.double(), labels.double())
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -56,8 +69,7 @@ class Victim:
     def embed(self, clips: AVInput, modality: Modality) -> Tensor:
         """Embedding of one modality; only for two-stage models."""
         self._count(modality, "forward", clips)
-        encode = self.model.encode_audio if modality == "audio" else self.model.encode_video
-        return encode(getattr(clips, modality))  # type: ignore[operator, no-any-return]
+        return self._call(f"encode_{modality}", getattr(clips, modality))
 
     def logits(self, clips: AVInput, embeddings: Mapping[Modality, Tensor], ids: tuple[str, ...]) -> Tensor:
         """Logits (batch, classes), from the given embeddings where there are any.
@@ -69,16 +81,26 @@ class Victim:
         if self.two_stage:
             parts = {m: embeddings[m] if m in embeddings else self.embed(clips, m) for m in MODALITIES}
             self._count("fuse", "forward", clips)
-            logits = self.model.fuse(parts["audio"], parts["video"])  # type: ignore[operator]
+            logits = self._call("fuse", parts["audio"], parts["video"])
         else:
             self._count("whole", "forward", clips)
-            logits = self.model(clips.audio, clips.video)
+            logits = self._call("forward", clips.audio, clips.video)
         if not isinstance(logits, Tensor) or logits.shape != (len(ids), self.classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise BadModel(f"the model must answer {(len(ids), self.classes)} logits, it answered {got}")
         if not (finite := logits.isfinite().all(dim=1)).all():
             raise NonFiniteOutput(f"the model answers NaN or infinity on sample {ids[int(finite.int().argmin())]}")
-        return logits
+        return logits.float()
+
+    def _call(self, part: str, *inputs: Tensor) -> Tensor:
+        """Run a part of the model on copies, which it may change in place without harm to anything else."""
+        run = self.model if part == "forward" else getattr(self.model, part)
+        try:
+            return run(*(tensor.clone() for tensor in inputs))  # type: ignore[no-any-return]
+        except torch.OutOfMemoryError as error:
+            raise BadOption("out of memory; repeat the command with a smaller --batch-size") from error
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise BadModel(f"the model's {part} failed on a batch of {len(inputs[0])}: {error}") from error
 
     def count_backward(self, clips: AVInput, attacked: tuple[Modality, ...]) -> None:
         """Count one backward pass to the attacked inputs."""
@@ -124,7 +146,7 @@ class Oracle:
         with torch.no_grad():
             return self._victim.logits(clips, self._fixed, self._batch.ids)
 
-    def gradient(self, clips: AVInput, objective: Objective = classification_loss) -> Gradient:
+    def gradient(self, clips: AVInput, objective: Objective = ascent_objective) -> Gradient:
         """Loss and its gradient with respect to the attacked inputs; zero for a modality the model does not read.
 
         Raises:

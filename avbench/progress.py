@@ -26,7 +26,7 @@ class RunProgress:
     def __init__(self, title: str, rows: int, quiet: bool) -> None:
         self._right: dict[tuple[str, str], tuple[int, int]] = {}
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Speed(),
@@ -48,15 +48,17 @@ class RunProgress:
         """Count the rows of a part."""
         right, seen = self._right.get(cell, (0, 0))
         self._right[cell] = (right + int(rows["correct"].sum()), seen + len(rows))
-        attacked = {key: r / n for key, (r, n) in self._right.items() if key[0] != CLEAN}
+        attacked = {key: r / n for key, (r, n) in self._right.items() if key[0] != CLEAN and n}
         worst = ""
         if attacked:
             threat, attack = min(attacked, key=attacked.__getitem__)
             worst = f"worst {100 * attacked[threat, attack]:.2f} % ({threat.partition(':')[0]} {attack})"
         self._bar.update(self._task, advance=len(rows), worst=worst)
 
-    def skip(self, rows: int) -> None:
+    def skip(self, cell: tuple[str, str], rows: int) -> None:
         """Count rows that need no work, because their samples are broken already."""
+        right, seen = self._right.get(cell, (0, 0))
+        self._right[cell] = (right, seen + rows)
         self._bar.update(self._task, advance=rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,23 +23,21 @@ class Rng:
 
     def uniform(self, like: Tensor, purpose: str) -> Tensor:
         """Numbers in [0, 1), one independent block per sample, of the shape, dtype and device of `like`."""
-        return self._draw(torch.rand, like, purpose)
+        return self._draw("random", like, purpose)
 
     def normal(self, like: Tensor, purpose: str) -> Tensor:
         """Return standard normal numbers, one independent block per sample, shaped like `like`."""
-        return self._draw(torch.randn, like, purpose)
+        return self._draw("standard_normal", like, purpose)
 
     def signs(self, like: Tensor, purpose: str) -> Tensor:
         """-1 or +1 with equal probability, one independent block per sample, shaped like `like`."""
         return torch.where(self.uniform(like, purpose) < 0.5, -1.0, 1.0).to(like.dtype)
 
-    def _draw(self, function: object, like: Tensor, purpose: str) -> Tensor:
-        blocks = [
-            function(like.shape[1:], generator=self._generator(purpose, one), dtype=like.dtype)  # type: ignore[operator]
-            for one in self.ids
-        ]
-        return torch.stack(blocks).to(like.device)
+    def _draw(self, method: str, like: Tensor, purpose: str) -> Tensor:
+        shape = like.shape[1:]
+        blocks = [getattr(self._generator(purpose, one), method)(shape, np.float32) for one in self.ids]
+        return torch.from_numpy(np.stack(blocks)).to(like)
 
-    def _generator(self, purpose: str, one: str) -> torch.Generator:
+    def _generator(self, purpose: str, one: str) -> np.random.Generator:
         digest = hashlib.sha256(f"{self.seed}/{self.stream}/{purpose}/{one}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big")))

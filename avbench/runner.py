@@ -18,7 +18,7 @@ from avbench.cells import REFERENCES, Cell
 from avbench.checkpoint import Candidate
 from avbench.datasets.shards import Split
 from avbench.device import deterministic, find_device, probe_micro_batch
-from avbench.errors import BadModel, RunConflict
+from avbench.errors import BadModel, BadOption, RunConflict
 from avbench.judge import judge
 from avbench.metrics import NONE
 from avbench.options import RunOptions
@@ -30,6 +30,8 @@ from avbench.suites import Suite
 from avbench.threats import ThreatModel
 from avbench.threats.region import Region
 from avbench.types import MODALITIES, AVInput, Batch, Modality, modalities_of
+
+ANSWERS = 8  # samples whose answers are part of the numerics, so that changed code of a model shows
 
 
 def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptions, quiet: bool = False) -> Path:
@@ -60,6 +62,8 @@ class Run:
         self.cells = [Cell(t, a) for t in sorted(suite.threats, key=self._depth) for a in suite.attacks]
         self.parts: dict[Cell, list[store.Part]] = {}
         self.micro_batch = 0
+        self.made = 0  # parts that this process has written
+        self.earlier: dict[str, Any] | None = None
         self.numerics: dict[str, Any] = {}
 
     def execute(self, quiet: bool) -> Path:
@@ -89,8 +93,12 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second process out of the folder; a reader needs no lock."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise BadOption(f"cannot write to {self.folder} ({error.strerror}); choose another --output-dir") from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -102,7 +110,8 @@ class Run:
     def choose_micro_batch(self, first: Batch, earlier: Mapping[str, Any] | None) -> int:
         """Choose what the caller said, else what the run began with, else what memory allows; fixed for the run."""
         kept: int | None = earlier["numerics"]["micro_batch"] if earlier else None
-        return self.options.batch_size or kept or probe_micro_batch(self.victim, first)
+        gradients = any(isinstance(cell.attack, Attack) and cell.attack.needs == "gradients" for cell in self.cells)
+        return self.options.batch_size or kept or probe_micro_batch(self.victim, first, gradients)
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -115,7 +124,8 @@ class Run:
 
     @property
     def _fingerprint(self) -> str:
-        return files.fingerprint(self._identity | {"cells": [cell.identity for cell in self.cells]})
+        cells = sorted((cell.identity for cell in self.cells), key=files.canonical_json)
+        return files.fingerprint(self._identity | {"mode": self.suite.mode, "cells": cells})
 
     def _prepare(self) -> None:
         if self.options.fresh:
@@ -123,16 +133,23 @@ class Run:
         earlier = store.read_record(self.folder) if (self.folder / "run.json").exists() else None
         if earlier and earlier["run"] != self._fingerprint:
             raise RunConflict(
-                f"{self.folder} holds a run with another model, seed or set of attacks; "
+                f"{self.folder} holds a run with another model, split, seed or set of attacks; "
                 "choose another --output-dir, or --fresh to discard it"
             )
-        first = self.split.batch([0]).to(self.victim.device)
+        if earlier and earlier["rows_sha256"] and earlier["dataset"]["evaluated"] > len(self.positions):
+            raise RunConflict(
+                f"{self.folder} holds this run on {earlier['dataset']['evaluated']} samples, "
+                f"which {len(self.positions)} "
+                "would replace; leave --limit out, or choose another --output-dir"
+            )
+        self.earlier = earlier
+        first = self.split.batch(range(min(ANSWERS, len(self.split)))).to(self.victim.device)
         self._check_stages(first)
         self.micro_batch = self.choose_micro_batch(first, earlier)
         self.numerics = numerics(self.victim.device, self.micro_batch)
         with torch.no_grad():
             answer = self.victim.logits(first.inputs, {}, first.ids).cpu().tolist()
-        self.numerics["answer"] = files.fingerprint(answer)[:16]  # changed code of a model shows here
+        self.numerics["answer"] = files.fingerprint(answer)[:16]
         self.victim.passes.clear()
         if not earlier:
             self._write_record([], None)
@@ -160,7 +177,7 @@ class Run:
                 for part in parts:
                     broken |= set(part.rows["sample"][~part.rows["correct"]])
         alive = [i for i in self.positions if self.split.ids[i] not in broken]
-        self.progress.skip(len(self.positions) - len(alive))
+        self.progress.skip(cell.columns, len(self.positions) - len(alive))
         return alive
 
     def _stage(self, positions: Sequence[int], cells: Sequence[Cell]) -> None:
@@ -201,6 +218,7 @@ class Run:
             )
             part = store.Part(rows, forward, backward, time.perf_counter() - start)
             self._store(cell).write(chunk, part)
+            self.made += 1
             self._take(cell, part)
 
     def _clips(self, cell: Cell, batch: Batch, embeddings: Mapping[Modality, Tensor]) -> AVInput:
@@ -210,12 +228,13 @@ class Run:
             self._check_modalities(cell, batch, clips)
             return clips
         assert isinstance(cell.attack, Attack)
-        region = Region(cell.threat, batch.inputs)
-        oracle = Oracle(self.victim, batch, cell.attacked, embeddings, cell.attack.needs)
+        # The attack plays with copies; the judge's clips, labels and threat set are out of its reach.
+        shown = Batch(batch.ids, AVInput(*(clip.clone() for clip in batch.inputs)), batch.labels.clone())
+        oracle = Oracle(self.victim, shown, cell.attacked, embeddings, cell.attack.needs)
         rng = Rng(self.options.seed, cell.attack.identity["name"], batch.ids)
-        clips = cell.attack.run(oracle, batch, region, rng)
-        clips = AVInput(*(clip.detach() for clip in clips))
-        region.check(clips, batch.ids, str(cell.attack))
+        clips = cell.attack.run(oracle, shown, Region(cell.threat, shown.inputs), rng)
+        clips = AVInput(*(clip.detach().clone() for clip in clips))
+        Region(cell.threat, batch.inputs).check(clips, batch.ids, str(cell.attack))
         return clips
 
     def _check_modalities(self, cell: Cell, batch: Batch, clips: AVInput) -> None:
@@ -236,6 +255,7 @@ class Run:
 
     def _write_record(self, order: Sequence[Cell], rows_sha256: str | None) -> None:
         card, suite = self.split.card, self.suite
+        kept = self.earlier["provenance"] if self.earlier else None  # of the rows, if none of them is new
         record = {
             "protocol": store.PROTOCOL,
             "run": self._fingerprint,
@@ -255,7 +275,7 @@ class Run:
             "attacks": [str(attack) for attack in suite.attacks],
             "cells": [self._cell_record(cell) for cell in order if cell in self.parts],
             "numerics": self.numerics,
-            "provenance": provenance(self.victim.device),
+            "provenance": provenance(self.victim.device) if self.made or not kept else kept,
             "rows_sha256": rows_sha256,
         }
         files.publish_text(self.folder / "run.json", files.readable_json(record))

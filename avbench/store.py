@@ -19,6 +19,8 @@ from avbench.errors import IncompleteRun, ProtocolMismatch
 
 PROTOCOL = 1  # rises whenever a stored number could change its meaning
 
+_KEYS = ("run", "track", "model", "suite", "threats", "attacks", "cells", "provenance", "rows_sha256")  # of run.json
+
 COLUMNS: dict[str, tuple[pa.DataType, str, str]] = {
     "sample": (pa.string(), "", "id of the clip in the split's lock file"),
     "threat": (pa.string(), "", "threat model, or 'clean'"),
@@ -168,6 +170,8 @@ def read_record(run: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         protocol = record["protocol"]
+        if protocol == PROTOCOL:
+            _ = [record[key] for key in _KEYS], record["dataset"]["evaluated"], record["numerics"]["micro_batch"]
     except FileNotFoundError as error:
         raise IncompleteRun(f"{run} holds no run (no run.json); run `avbench evaluate` first") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

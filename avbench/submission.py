@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_submission(folder: Path) -> Submission:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:5])
         raise SubmissionError(f"{path}: {wrong}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         raise SubmissionError(f"{path} cannot be read: {str(error)[:300]}") from error
 
 
@@ -81,6 +82,8 @@ def load_submission(folder: Path, submission: Submission, card: Card) -> Candida
     """
     if card.name != submission.dataset:
         raise SubmissionError(f"{folder.name} was submitted for {submission.dataset}, not for {card.name}")
+    if (folder / submission.weights.file).is_symlink():
+        raise SubmissionError(f"{folder / submission.weights.file} is a link; a submission holds its files")
     checkpoint = read_checkpoint(folder / submission.weights.file)
     if checkpoint.sha256 != submission.weights.sha256:
         raise SubmissionError(
@@ -106,9 +109,9 @@ def find_candidate(
         BadOption: if an architecture is given for a submission, which states its own.
     """
     path = Path(model)
-    if not path.exists() and ID.fullmatch(model):
+    if ID.fullmatch(model) and not os.path.exists(model):
         path = files.root() / "submissions" / model
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, no error for a name that is too long
         if architecture or arguments:
             raise BadOption("a submission states its own architecture and arguments; give its weights file instead")
         submission = read_submission(path)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from avbench.attacks import Attack, parse_attack
 from avbench.errors import BadOption
+from avbench.files import fingerprint
 from avbench.registry import Registry
 from avbench.threats import ThreatModel, find_threats
 
@@ -31,8 +32,20 @@ class Suite:
     limit: int | None = None  # samples; a limited suite is for quick looks
     published: bool = True  # whether its rows may enter a leaderboard
 
+    def __post_init__(self) -> None:
+        """Refuse a combination that would not be what its name says."""
+        for threat in self.threats:
+            for attack in self.attacks:
+                if threat.access != "white-box" and attack.needs == "gradients":
+                    raise BadOption(f"{attack} uses the model's gradients, which {threat} does not grant")
+
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """Short name of its combination of threats and attacks, whatever their order."""
+        return fingerprint([self.mode, sorted(map(str, self.threats)), sorted(map(str, self.attacks))])[:8]
 
 
 SUITES: Registry[Suite] = Registry("avbench.suites", "suite")
@@ -78,8 +91,8 @@ SUITES.register("quick")(
 def find_suite(text: str | None, threats: tuple[str, ...] = (), attacks: tuple[str, ...] = ()) -> Suite:
     """Resolve what --suite, --threat and --attack say: a suite, a part of it, or a protocol of one's own.
 
-    With a suite, threats and attacks narrow it; a narrowed suite is never published. Without one they make a
-    protocol of their own, named `custom`, by default all attacks of cvpr21-attack under the preset `standard`.
+    With a suite, threats and attacks narrow it. Without one they make a protocol of their own, by default all
+    attacks of cvpr21-attack under the preset `standard`. Neither is published, and its name tells its combination.
 
     Raises:
         UnknownName: if a name is not known.
@@ -89,7 +102,7 @@ def find_suite(text: str | None, threats: tuple[str, ...] = (), attacks: tuple[s
     wanted = tuple(parse_attack(one) for one in attacks)
     if text is None and (threats or attacks):
         default = SUITES.get("cvpr21-attack")
-        return Suite(
+        own = Suite(
             "custom",
             version=1,
             summary="A protocol given on the command line; never published.",
@@ -97,9 +110,10 @@ def find_suite(text: str | None, threats: tuple[str, ...] = (), attacks: tuple[s
             attacks=tuple(dict.fromkeys(wanted)) or default.attacks,
             published=False,
         )
-    name, _, version = (text or "cvpr21-attack").partition("@")
+        return replace(own, name=f"custom-{own.digest}")
+    name, at, version = (text or "cvpr21-attack").partition("@")
     suite = SUITES.get(name)
-    if version and version != str(suite.version):
+    if at and version != str(suite.version):
         raise BadOption(f"suite {name} is at version {suite.version}; version {version} is not in this avbench")
     if not threats and not attacks:
         return suite
@@ -114,4 +128,4 @@ def find_suite(text: str | None, threats: tuple[str, ...] = (), attacks: tuple[s
             f"nothing of suite {suite} is left: it has the threats {', '.join(map(str, suite.threats))} "
             f"and the attacks {', '.join(map(str, suite.attacks))}; leave --suite out to combine freely"
         )
-    return kept
+    return replace(kept, name=f"{suite.name}-part-{kept.digest}")

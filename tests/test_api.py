@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import avbench
 from avbench.datasets.cards import read_card
+from avbench.errors import RunConflict
 from avbench.judge import perceptibility
 from avbench.options import RunOptions
 from avbench.oracle import classification_loss, margin
@@ -39,10 +40,35 @@ def test_a_users_module_is_evaluated_and_scored_in_a_few_lines(tmp_path: Path) -
     robust = scores[scores["metric"] == "robust-accuracy"]
     assert len(robust) == 3
     assert (robust["n"] == 16).all()
+    assert scores["metric"].nunique() > 5
     changed = Mine()
     with torch.no_grad():
         changed.audio.bias += 1
-    assert avbench.evaluate(changed, suite="quick", options=options, quiet=True) != run
+    assert avbench.evaluate(changed, dataset="synthav", suite="cvpr21-attack", options=options, quiet=True) != run
+
+
+def test_a_setting_of_a_module_is_part_of_its_identity(tmp_path: Path) -> None:
+    class Clipped(Mine):
+        def __init__(self, limit: float) -> None:
+            super().__init__()
+            self.limit = limit
+
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return super().forward(audio.clamp(-self.limit, self.limit), video)
+
+    options = RunOptions(limit=4, output_dir=tmp_path)
+    avbench.evaluate(Clipped(9.0), suite="quick", options=options, quiet=True)
+    with pytest.raises(RunConflict):
+        avbench.evaluate(Clipped(8.0), suite="quick", options=options, quiet=True)
+
+
+def test_a_module_is_given_back_as_it_was(tmp_path: Path) -> None:
+    model = Mine()
+    model.video.eval().weight.requires_grad_(False)
+    avbench.evaluate(model, suite="quick", options=RunOptions(limit=4, output_dir=tmp_path), quiet=True)
+    assert model.training
+    assert not model.video.training
+    assert [p.requires_grad for p in model.parameters()] == [True, True, False, True]
 
 
 def test_perceptibility_is_its_formulas() -> None:

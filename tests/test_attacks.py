@@ -17,8 +17,9 @@ from avbench.attacks.fgsm import FGSM
 from avbench.attacks.mim import MIM
 from avbench.attacks.pgd import PGD
 from avbench.errors import AvbenchError, BadModel, BadOption, BudgetViolation, NonFiniteOutput
-from avbench.oracle import Oracle, Victim, margin
+from avbench.oracle import Oracle, Victim, ascent_objective, classification_loss, margin
 from avbench.rng import Rng
+from avbench.suites import find_suite
 from avbench.threats import ThreatModel, parse_threat
 from avbench.threats.region import Region
 from avbench.types import AVInput, Batch
@@ -103,7 +104,18 @@ def test_any_text_is_an_attack_or_a_named_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["pgd:steps=0", "pgd:steps=x", "pgd:stepz=3", "mim:step=-1", "noise:draws=0", "pgd:random_start=maybe"]
+    "text",
+    [
+        "pgd:steps=0",
+        "pgd:steps=x",
+        "pgd:stepz=3",
+        "mim:step=-1",
+        "noise:draws=0",
+        "pgd:step=inf",
+        "mim:momentum=nan",
+        "pgd:step=1e300",
+        "pgd:random_start=maybe",
+    ],
 )
 def test_a_bad_parameter_is_refused(text: str) -> None:
     with pytest.raises(BadOption):
@@ -185,6 +197,55 @@ def test_the_released_mim_rule_leaves_the_ball_and_is_refused() -> None:
     for clips in (batch.inputs._replace(audio=audio), batch.inputs._replace(video=(pixels * std + mean).clamp(0, 1))):
         with pytest.raises(BudgetViolation, match="released MIM left"):
             Region(threat, batch.inputs).check(clips, batch.ids, "released MIM")
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+def test_pgd_is_its_equation(random_start: bool) -> None:
+    """Madry et al. 2017, written out for one sample and the audio alone."""
+    model, eps = Wavy(), 0.05
+    clean, label = BATCH.inputs.pick(slice(0, 1)), BATCH.labels[:1]
+    batch, threat = Batch(BATCH.ids[:1], clean, label), parse_threat(f"XA:linf:{eps}")
+    start = Region(threat, clean).sample(Rng(0, "pgd", batch.ids), "restart 0") if random_start else clean
+    audio = start.audio
+    for _ in range(10):
+        leaf = audio.clone().requires_grad_()
+        [gradient] = torch.autograd.grad(torch.nn.functional.cross_entropy(model(leaf, clean.video), label), leaf)
+        audio = clean.audio + (audio + eps / 8 * gradient.sign() - clean.audio).clamp(-eps, eps)
+    found = run(PGD(random_start=random_start), threat, batch).audio
+    torch.testing.assert_close(found, audio, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("name", [name for name in ATTACKS.names() if ATTACKS.get(name).needs == "gradients"])
+def test_a_model_that_is_very_sure_hides_nothing(name: str, scale: float) -> None:
+    """Its cross-entropy gradient underflows to zero in float32; its answers are those of the unscaled model."""
+
+    class Sure(Wavy):
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return scale * super().forward(audio, video)
+
+    model = Wavy()
+    batch = Batch(BATCH.ids, BATCH.inputs, model(*BATCH.inputs).argmax(1))  # right, and very sure
+    loss = torch.nn.functional.cross_entropy(Sure()(*batch.inputs), batch.labels, reduction="none")
+    assert (loss == 0).any(), "the loss must vanish, or this test is idle"
+    victim = Victim(Sure(), 3, torch.device("cpu"))
+    oracle = Oracle(victim, batch, ("audio", "video"), {})
+    clips = parse_attack(name).run(oracle, batch, Region(THREATS[2], batch.inputs), Rng(0, name, batch.ids))
+    assert (margin(model(*clips), batch.labels) < margin(model(*batch.inputs), batch.labels)).all()
+
+
+def test_what_attacks_climb_has_the_direction_of_cross_entropy() -> None:
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    labels = torch.arange(50) % 7
+    [ours] = torch.autograd.grad(ascent_objective(logits, labels).sum(), logits)
+    [theirs] = torch.autograd.grad(classification_loss(logits, labels).sum(), logits)
+    torch.testing.assert_close(torch.nn.functional.normalize(ours), torch.nn.functional.normalize(theirs))
+
+
+def test_gradients_are_not_for_black_boxes() -> None:
+    with pytest.raises(BadOption, match="does not grant"):
+        find_suite(None, ("XA:linf:0.1@black-box",), ("pgd",))
+    find_suite(None, ("XA:linf:0.1@black-box",), ("noise",))
 
 
 def test_an_oracle_shows_no_more_than_an_attack_declares() -> None:

@@ -119,15 +119,15 @@ def test_what_is_not_a_state_dict_is_refused(tmp_path: Path, content: Any) -> No
         read_checkpoint(tmp_path / "odd.pt")
 
 
-@pytest.mark.parametrize("name", ["missing.pt", "model.onnx", "model.pt2", "folder.pt", "link.pt"])
+@pytest.mark.parametrize("name", ["missing.pt", "model.onnx", "model.pt2", "folder.pt", "dangling.pt"])
 def test_other_files_are_refused(state: dict[str, Tensor], tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name.startswith("model"):
         path.write_bytes(b"x")
     elif name.startswith("folder"):
         path.mkdir()
-    elif name.startswith("link"):
-        path.symlink_to(layouts(state, tmp_path)["plain"])
+    elif name.startswith("dangling"):
+        path.symlink_to(tmp_path / "nowhere.pt")
     with pytest.raises(CheckpointError):
         read_checkpoint(path)
 
@@ -161,6 +161,40 @@ def test_a_nan_weight_is_named(state: dict[str, Tensor], tmp_path: Path, bad: fl
     torch.save(poisoned, tmp_path / "m.pt")
     with pytest.raises(NonFiniteWeights, match=r"classifier\.bias"):
         read_checkpoint(tmp_path / "m.pt").candidate(CARD, "avnet", ARGUMENTS)
+
+
+def odd_tensors(good: Tensor) -> dict[str, tuple[Tensor, type[Exception]]]:
+    return {
+        "half": (good.half(), type(None)),  # type: ignore[dict-item]
+        "float64 beyond float32": (torch.full_like(good, 1e300, dtype=torch.float64), NonFiniteWeights),
+        "complex": (good.to(torch.complex64), ArchitectureMismatch),
+        "integer": (good.to(torch.int8), ArchitectureMismatch),
+        "sparse": (good.to_sparse(), CheckpointError),
+        "meta": (good.to("meta"), CheckpointError),
+        "quantized": (torch.quantize_per_tensor(good, 0.1, 0, torch.qint8), CheckpointError),
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", list(odd_tensors(torch.zeros(2))))
+def test_odd_tensors_load_exactly_or_are_named_errors(state: dict[str, Tensor], tmp_path: Path, kind: str) -> None:
+    tensor, error = odd_tensors(state["classifier.bias"])[kind]
+    torch.save(state | {"classifier.bias": tensor}, tmp_path / "m.pt")
+    if error is type(None):
+        read_checkpoint(tmp_path / "m.pt").candidate(CARD, "avnet", ARGUMENTS)
+        return
+    with pytest.raises(error):
+        read_checkpoint(tmp_path / "m.pt").candidate(CARD, "avnet", ARGUMENTS)
+
+
+def test_what_lies_beside_the_model_in_a_lightning_checkpoint_is_left(state: dict[str, Tensor], tmp_path: Path) -> None:
+    beside = {"criterion.weight": torch.ones(8), "val_acc.tp": torch.zeros(1)}
+    odd = {"architecture": "avnet", "arguments": {**ARGUMENTS, 3: 4, "table": torch.ones(2)}}
+    saved = {"state_dict": {f"model.module.{k}": v for k, v in state.items()} | beside, "hyper_parameters": odd}
+    torch.save(saved, tmp_path / "real.ckpt")
+    (tmp_path / "last.ckpt").symlink_to(tmp_path / "real.ckpt")
+    found = read_checkpoint(tmp_path / "last.ckpt").candidate(CARD)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.module.state_dict().items())
 
 
 def test_the_id_depends_on_the_content(state: dict[str, Tensor], tmp_path: Path) -> None:

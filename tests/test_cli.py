@@ -161,6 +161,10 @@ def test_a_board_is_built_from_a_run(evaluated: Path, tmp_path: Path) -> None:
         ([SUBMISSION / "weights.safetensors", "--arg", "width"], "BadOption", ["NAME=VALUE"]),
         ([SUBMISSION / "weights.safetensors", "--arg", "width=16"], "ArchitectureMismatch", ["wrong shape"]),
         ([SUBMISSION / "weights.safetensors", "--architecture", "avnett"], "UnknownName", ["did you mean avnet"]),
+        ([SUBMISSION / "weights.safetensors", "--arg", "width=["], "BadOption", ["not a value"]),
+        (["x" * 300], "CheckpointError", ["no model"]),
+        ([MODEL, "--suite", "quick@"], "BadOption", ["at version 1"]),
+        ([MODEL, "--threat", "XA:linf:0.01@black-box", "--attack", "pgd"], "BadOption", ["does not grant"]),
         ([files.root()], "SubmissionError", ["<org>--<model>"]),
     ],
     ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
@@ -168,6 +172,61 @@ def test_a_board_is_built_from_a_run(evaluated: Path, tmp_path: Path) -> None:
 def test_bad_input_to_evaluate_is_named(words: list[object], name: str, parts: list[str], tmp_path: Path) -> None:
     refused(run("evaluate", *words, "--output-dir", tmp_path / "runs"), name, *parts)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("place", ["{file}", "{file}/x", "/proc/x", "{folder}/" + "x" * 300])
+@pytest.mark.parametrize(
+    "words", [["evaluate", MODEL, *SMALL], ["train", SUBMISSION / "recipe.yaml"]], ids=["evaluate", "train"]
+)
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path, words: list[object], place: str) -> None:
+    (tmp_path / "file").write_text("")
+    where = place.format(file=tmp_path / "file", folder=tmp_path)
+    refused(run(*words, "--output-dir", where), "BadOption", "cannot write to")
+
+
+def test_an_output_folder_may_have_any_name(tmp_path: Path) -> None:
+    assert run("evaluate", MODEL, *SMALL, "--output-dir", tmp_path / "a [b] ä" / "[/c]").exit_code == 0
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{}", '{"protocol": 1}', '{"protocol": 1, "run": 3}'])
+def test_a_damaged_record_is_named(evaluated: Path, record: str) -> None:
+    (evaluated / "run.json").write_text(record)
+    for words in (
+        ["show", evaluated],
+        ["score", evaluated],
+        ["evaluate", MODEL, *SMALL, "--output-dir", evaluated.parent.parent],
+    ):
+        refused(run(*words), "IncompleteRun", "is not the record of a run")
+
+
+def test_the_baseline_counts_only_if_it_is_whole_and_of_the_same_protocol(tmp_path: Path) -> None:
+    other = "avbench--synthav-sum"
+    words = ["--limit", "8", "--suite", "quick", "--output-dir", tmp_path]  # no committed run to fall back on
+    for model in (MODEL, other):
+        assert run("evaluate", model, *words).exit_code == 0
+    [mine] = (path.parent for path in tmp_path.rglob("run.json") if path.parent.name == other)
+    baseline = mine.parent / MODEL
+
+    def has_ri() -> bool:
+        result = run("score", mine, "--json")
+        assert result.exit_code == 0, result.output
+        return any(score["metric"] == "ri" and score["n"] == 8 for score in json.loads(result.output))
+
+    assert has_ri()
+    record = json.loads((baseline / "run.json").read_text())
+    rows = (baseline / "rows.parquet").read_bytes()
+    for key, value in (
+        ("attacks", ["fgsm"]),
+        ("rows_sha256", None),
+        ("dataset", {**record["dataset"], "lock_sha256": "0"}),
+    ):
+        (baseline / "run.json").write_text(json.dumps({**record, key: value}))
+        assert not has_ri(), key
+    (baseline / "run.json").write_text(json.dumps(record))
+    (baseline / "rows.parquet").write_bytes(rows[:1000])
+    assert not has_ri()
+    (baseline / "rows.parquet").write_bytes(rows)
+    assert has_ri()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -11,10 +12,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import Linear, Wavy, candidate, make_split
 from torch import Tensor, nn
 
@@ -34,6 +37,8 @@ from avbench.runner import Run, evaluate
 from avbench.suites import Suite, find_suite
 from avbench.threats import parse_threat
 from avbench.threats.presets import linf_triple
+from avbench.threats.region import Region
+from avbench.types import AVInput
 
 SPLIT = make_split(50, 3)
 SUITE = find_suite(None, ("XA:linf:0.01", "XAV:linf:0.01:linf:0.02"), ("fgsm", "noise:draws=2"))
@@ -76,20 +81,59 @@ def test_a_finished_run_is_not_computed_again(tmp_path: Path, monkeypatch: pytes
     pd.testing.assert_frame_equal(rows_of(tmp_path), before)
 
 
-@pytest.mark.parametrize(
-    "change", [{"model": Wavy(1)}, {"suite": find_suite(None, ("XA:linf:0.02",), ("fgsm",))}, {"seed": 1}]
-)
-def test_a_row_is_never_served_to_another_model_radius_or_seed(tmp_path: Path, change: dict[str, object]) -> None:
-    suite = find_suite(None, ("XA:linf:0.01",), ("fgsm", "noise:draws=2"))
-    rows_of(tmp_path, suite)
-    with pytest.raises(RunConflict, match="another model, seed or set of attacks"):
-        rows_of(tmp_path, **{"suite": suite, **change})  # type: ignore[arg-type]
+def same_name(radius: float) -> Suite:
+    attacks = (parse_attack("fgsm"), parse_attack("noise:draws=2"))
+    return Suite("same", 1, "", (parse_threat(f"XA:linf:{radius}"),), attacks)
+
+
+@pytest.mark.parametrize("change", [{"model": Wavy(1)}, {"suite": same_name(0.02)}, {"seed": 1}], ids=str)
+def test_a_row_is_never_served_to_another_model_radius_or_seed(tmp_path: Path, change: dict[str, Any]) -> None:
+    rows_of(tmp_path, same_name(0.01))
+    with pytest.raises(RunConflict, match="another model, split, seed or set of attacks"):
+        rows_of(tmp_path, **{"suite": same_name(0.01), **change})
     # Even if the record is lost, the cells' own fingerprints keep the rows apart.
     for record in tmp_path.rglob("run.json"):
         record.unlink()
-    changed = rows_of(tmp_path, **{"suite": suite, **change})  # type: ignore[arg-type]
-    fresh = rows_of(tmp_path / "fresh", **{"suite": suite, **change})  # type: ignore[arg-type]
+    changed = rows_of(tmp_path, **{"suite": same_name(0.01), **change})
+    fresh = rows_of(tmp_path / "fresh", **{"suite": same_name(0.01), **change})
     pd.testing.assert_frame_equal(changed, fresh)
+
+
+def test_a_fingerprint_holds_all_that_a_row_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prints(split: Any = SPLIT, **changes: Any) -> set[str]:
+        given = candidate(Wavy())
+        run = Run(dataclasses.replace(given, **changes), split, SUITE, options(tmp_path))
+        return {run.fingerprint(cell) for cell in run.cells}
+
+    first = prints()
+    assert len(first) == 4
+    others = [
+        prints(make_split(51, 3)),
+        prints(weights_sha256="0"),
+        prints(arguments={"width": 8}),
+        prints(architecture="x"),
+    ]
+    monkeypatch.setattr(type(parse_attack("fgsm")), "version", 99)
+    others.append(prints() - first)
+    assert len(others[-1]) == 2, "only the attack of another version changes"
+    assert not any(first & other for other in others)
+
+
+def test_numerics_hold_threads_device_and_what_the_model_answers(tmp_path: Path) -> None:
+    class Changed(Wavy):
+        shift = 0.0
+
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return super().forward(audio, video) + self.shift * audio[:, :1]
+
+    Changed.__name__ = "Wavy"
+    first = rows_of(tmp_path, model=Changed())
+    Changed.shift = 1.0  # the code changes under the same name and weights
+    second = rows_of(tmp_path, model=Changed())
+    assert not first["margin"].equals(second["margin"])
+    [record] = (store.read_record(path.parent) for path in tmp_path.rglob("run.json"))
+    assert record["numerics"]["threads"] == torch.get_num_threads()
+    assert record["numerics"]["torch"] == torch.__version__
 
 
 def test_parts_of_other_numerics_are_not_mixed(tmp_path: Path) -> None:
@@ -151,25 +195,113 @@ def test_passes_are_counted_and_the_other_branch_runs_once(tmp_path: Path) -> No
 
 @dataclass(frozen=True)
 class Cheat(Attack):
-    """An attack that leaves its budget on one sample of a later micro-batch."""
+    """Attacks that try to win without finding anything; each on one sample of a later micro-batch."""
 
-    def run(self, oracle: object, batch, region, rng):  # type: ignore[no-untyped-def, override]
-        clips = region.project(batch.inputs)
+    way: str = "leave the budget"
+
+    def run(self, oracle: Any, batch: Any, region: Any, rng: Any) -> Any:
+        clips = AVInput(batch.inputs.audio.clone(), batch.inputs.video.clone())
         if SPLIT.ids[30] in batch.ids:
-            clips.audio[batch.ids.index(SPLIT.ids[30])] += 0.02
+            one = batch.ids.index(SPLIT.ids[30])
+            clips.audio[one] += 0.02
+            if self.way == "move the clean clip":
+                batch.inputs.audio[one] += 0.02
+            if self.way == "widen the budget":
+                region.balls["audio"] = Region(parse_threat("XA:linf:2"), batch.inputs).balls["audio"]
+            if self.way == "change the label":
+                batch.labels[one] = (batch.labels[one] + 1) % 3
+                return batch.inputs
         return clips
 
     def cost(self) -> Cost:
         return Cost(0, 0)
 
 
-def test_a_cheating_attack_gains_nothing_and_loses_nothing_finished(tmp_path: Path) -> None:
-    ATTACKS.register("cheat")(Cheat)
-    suite = Suite("cheats", 1, "", (parse_threat("XA:linf:0.01"),), (parse_attack("fgsm"), Cheat()))
-    with pytest.raises(BudgetViolation, match=f"cheat left XA:linf:0.01: the audio of sample {SPLIT.ids[30]}"):
+ATTACKS.register("cheat")(Cheat)
+
+
+@pytest.mark.parametrize("way", ["leave the budget", "move the clean clip", "widen the budget"])
+def test_a_cheating_attack_is_caught_and_nothing_finished_is_lost(tmp_path: Path, way: str) -> None:
+    suite = Suite("cheats", 1, "", (parse_threat("XA:linf:0.01"),), (parse_attack("fgsm"), Cheat(way)))
+    with pytest.raises(BudgetViolation, match=f"left XA:linf:0.01: the audio of sample {SPLIT.ids[30]}"):
         rows_of(tmp_path, suite)
     assert not list(tmp_path.rglob("rows.parquet"))
     assert len(list(tmp_path.rglob("part-*"))) == 3 * 5 + 4, "all parts before the violation are kept"
+
+
+def test_an_attack_cannot_change_what_is_judged(tmp_path: Path) -> None:
+    suite = Suite("cheats", 1, "", (parse_threat("XA:linf:0.01"),), (Cheat("change the label"), parse_attack("fgsm")))
+    honest = Suite("honest", 1, "", suite.threats, (parse_attack("fgsm"),))
+    rows, expected = rows_of(tmp_path, suite), rows_of(tmp_path, honest)
+    cheated = rows[rows["attack"].str.startswith("cheat")].reset_index(drop=True)
+    clean = rows[rows["attack"] == "none"].reset_index(drop=True)
+    assert cheated["label"].equals(clean["label"])
+    later = rows[rows["attack"] == "fgsm"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(later, expected[expected["attack"] == "fgsm"].reset_index(drop=True))
+
+
+def test_a_model_that_works_in_place_harms_nobody(tmp_path: Path) -> None:
+    class InPlace(Linear):
+        def encode_audio(self, audio: Tensor) -> Tensor:
+            return super().encode_audio(audio.mul_(2).div_(2))
+
+        def fuse(self, audio: Tensor, video: Tensor) -> Tensor:
+            video += audio
+            score = video + self.bias
+            return torch.cat([torch.zeros_like(score), score], dim=1)
+
+    small = make_split(20)
+    threats = find_suite(None, ("XA:linf:0.01", "XV:linf:0.05"), ("pgd",))
+    one, other = (
+        store.read_rows(evaluate(candidate(model, name), small, threats, options(tmp_path), quiet=True))
+        for name, model in (("plain", Linear()), ("inplace", InPlace()))
+    )
+    pd.testing.assert_frame_equal(one, other, atol=1e-5)
+
+
+def test_a_model_in_training_mode_is_judged_in_eval_mode(tmp_path: Path) -> None:
+    class Dropping(Wavy):
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return nn.functional.dropout(super().forward(audio, video), 0.9, self.training)
+
+    pd.testing.assert_frame_equal(rows_of(tmp_path / "a", model=Dropping().train()), rows_of(tmp_path / "b"))
+
+
+def test_a_half_precision_model_is_a_named_error_or_is_judged_in_float32(tmp_path: Path) -> None:
+    class Cast(Wavy):
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return super().forward(audio, video).bfloat16()
+
+    assert rows_of(tmp_path / "a", model=Cast())["margin"].dtype == "float32"
+    with pytest.raises(BadModel, match="forward failed on a batch of 8"):
+        rows_of(tmp_path / "b", model=Wavy().bfloat16())
+
+
+def test_a_smaller_run_does_not_replace_a_larger_one(tmp_path: Path) -> None:
+    rows_of(tmp_path)
+    with pytest.raises(RunConflict, match="holds this run on 50 samples"):
+        rows_of(tmp_path, limit=10)
+    assert len(store.read_rows(next(tmp_path.rglob("rows.parquet")))) == 7 * 50
+
+
+def test_repeating_a_finished_run_keeps_its_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_of(tmp_path)
+    [path] = tmp_path.rglob("run.json")
+    before = path.read_text()
+    monkeypatch.setattr("avbench.runner.provenance", lambda device: {"created": "later"})
+    rows_of(tmp_path)
+    assert path.read_text() == before
+
+
+def test_score_only_attacks_work_on_a_model_without_gradients(tmp_path: Path) -> None:
+    class Hard(Wavy):
+        def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+            return super().forward(audio, video).detach()
+
+    suite = find_suite(None, ("XA:linf:0.5",), ("noise:draws=2",))
+    rows_of(tmp_path, suite, model=Hard(), batch_size=None)
+    with pytest.raises(BadModel, match="no gradient reaches the audio"):
+        rows_of(tmp_path, SUITE, model=Hard())
 
 
 def test_a_model_that_lies_about_its_modalities_is_found(tmp_path: Path) -> None:

@@ -135,6 +135,34 @@ def test_another_shape_or_dtype_is_refused() -> None:
             region.check(clips, IDS, "cheat")
 
 
+@pytest.mark.parametrize(("modality", "edge"), [("audio", 1.0), ("audio", -1.0), ("video", 1.0), ("video", 0.0)])
+@pytest.mark.parametrize("norm", ["linf:0.5", "l2:0.5"])
+def test_the_box_is_checked_to_the_last_bit_even_inside_the_budget(modality: str, edge: float, norm: str) -> None:
+    clean = AVInput(torch.full((3, 50), 0.9), torch.full((3, 2, 3, 4, 4), 0.9))
+    if edge < 0.5:
+        clean = AVInput(-clean.audio, 1 - clean.video)
+    region = Region(parse_threat(f"X{modality[0].upper()}:{norm}"), clean)
+    clip = getattr(clean, modality).clone()
+    clip[1].view(-1)[3] = edge
+    region.check(clean._replace(**{modality: clip}), IDS, "legal")
+    clip[1].view(-1)[3] = torch.tensor(edge).nextafter(torch.tensor(math.copysign(9.0, edge - 0.5)))
+    with pytest.raises(BudgetViolation, match="sample b"):
+        region.check(clean._replace(**{modality: clip}), IDS, "cheat")
+
+
+@pytest.mark.parametrize("norm", BUDGETS.names())
+def test_random_clips_fill_the_budget_uniformly(norm: str) -> None:
+    ids = tuple(map(str, range(2000)))
+    clean = torch.full((2000, 1, 3, 1, 1), 0.5)
+    ball = BUDGETS.get(norm)(0.1).ball(clean, (0, 1))
+    drawn = ball.sample(Rng(0, "s", ids), "p")
+    assert (drawn - clean).mean().abs() < 0.005
+    share = ball.distance(drawn) / 0.1
+    # In three dimensions, a cube or a ball of half the radius holds an eighth of the volume.
+    assert (share < 0.5).double().mean().item() == pytest.approx(0.125, abs=0.03)
+    assert share.max() > 0.95
+
+
 def test_presets_are_those_of_the_papers() -> None:
     assert [str(t) for t in find_threats("cvpr21-attack")] == [
         "XA:linf:0.012",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -93,8 +94,8 @@ def _convert(value: str, kind: type, where: str) -> Any:
     if kind is bool and value in ("True", "False"):
         return value == "True"
     try:
-        if kind in (int, float, str):
+        if kind in (int, str) or (kind is float and math.isfinite(float(value))):
             return kind(value)
     except ValueError:
         pass
-    raise BadOption(f"{where} must be a {kind.__name__}, not {value!r}")
+    raise BadOption(f"{where} must be a finite {kind.__name__}, not {value!r}")

@@ -25,7 +25,7 @@ class MIM(Attack):
     code of [T21] does neither (spec errata 3 and 4), so its clips leave the ball; see docs/protocol.md.
 
     Raises:
-        ValueError: if `steps` is below 1 or the step is not positive.
+        ValueError: if `steps` is below 1 or the step is not in (0, 2].
     """
 
     steps: int = 10
@@ -33,8 +33,8 @@ class MIM(Attack):
     momentum: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.step > 0:
-            raise ValueError("steps must be at least 1, step positive")
+        if self.steps < 1 or not 0 < self.step <= 2:
+            raise ValueError("steps must be at least 1, step above 0 and at most 2 radii")
 
     def run(self, oracle: Oracle, batch: Batch, region: Region, rng: Rng) -> AVInput:
         """Climb with momentum, return the last iterate."""

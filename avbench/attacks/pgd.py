@@ -25,7 +25,7 @@ class PGD(Attack):
     random points of the threat set.
 
     Raises:
-        ValueError: if a count is below 1 or the step is not positive.
+        ValueError: if a count is below 1 or the step is not in (0, 2].
     """
 
     steps: int = 10
@@ -34,8 +34,8 @@ class PGD(Attack):
     random_start: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or not self.step > 0:
-            raise ValueError("steps and restarts must be at least 1, step positive")
+        if self.steps < 1 or self.restarts < 1 or not 0 < self.step <= 2:
+            raise ValueError("steps and restarts must be at least 1, step above 0 and at most 2 radii")
 
     def run(self, oracle: Oracle, batch: Batch, region: Region, rng: Rng) -> AVInput:
         """Climb from each start, keep the worst."""

@@ -120,7 +120,10 @@ def parse_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not (name and equals):
             raise BadOption(f"--arg takes NAME=VALUE, not {pair!r}")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadOption(f"--arg {name}: {value!r} is not a value; quote text that holds special signs") from None
     return found
 
 

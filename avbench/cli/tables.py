@@ -26,6 +26,8 @@ def print_run(run: Path, scores: pd.DataFrame) -> None:
         rows.append([attack, *(found.get((metric or accuracy, threat, attack), "") for metric, threat in columns)])
     heads = ["% [95 % interval]", *(threat for _, threat in columns[:-2]), "Avg", "RI (points)"]
     click.echo(tabulate(rows, heads, disable_numparse=True))
+    if "ri" not in set(scores["metric"]):
+        click.echo("no RI: the dataset's baseline has no run on these samples under this protocol, here or committed")
     click.echo(f"rows and record: {run}\nall metrics:     avbench score {run}")
 
 

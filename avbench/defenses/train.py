@@ -25,7 +25,7 @@ from avbench.datasets.cards import read_card
 from avbench.datasets.shards import Split, open_split, to_batch
 from avbench.defenses import DEFENSES, Defense
 from avbench.device import find_device
-from avbench.errors import RecipeError, RunConflict
+from avbench.errors import BadOption, RecipeError, RunConflict
 from avbench.models import build
 from avbench.oracle import margin
 
@@ -84,7 +84,7 @@ class Recipe(BaseModel):
     schedule: Literal["step", "cosine"] = "step"  # cosine begins with a linear warm-up over a tenth of the steps
     step_epochs: Annotated[int, Field(ge=1)] = 30  # the learning rate falls tenfold every so many epochs
     augmentation: Augmentation = Augmentation()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -118,6 +118,10 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device, fresh: bool, quiet: bool) -> None:
         self.recipe, self.folder, self.device, self.quiet = recipe, folder, device, quiet
         self.weights, self.state = folder / "weights.safetensors", folder / "state.pt"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadOption(f"cannot write to {folder} ({error.strerror}); choose another --output-dir") from error
         if fresh:
             for path in (self.weights, self.state):
                 path.unlink(missing_ok=True)
@@ -141,7 +145,7 @@ class Trainer:
             raise RecipeError(f"batch_size {self.recipe.batch_size} is larger than the {len(data)} training samples")
         epochs = range(len(self.log), self.recipe.epochs)
         with torch.random.fork_rng():
-            for epoch in track(epochs, f"train {self.folder.name}", disable=self.quiet, transient=True):
+            for epoch in track(epochs, "train", disable=self.quiet, transient=True):
                 loss, right = self._epoch(epoch, data)
                 accuracy = self._accuracy(held_out)
                 self.log.append({"epoch": epoch, "loss": loss, "train_accuracy": right, "val_accuracy": accuracy})
@@ -195,8 +199,12 @@ class Trainer:
     def _resume(self) -> None:
         if not self.state.exists():
             return
-        state = torch.load(self.state, map_location=self.device, weights_only=True)
-        if state["recipe"] != self.recipe.model_dump_json():
+        try:
+            state = torch.load(self.state, map_location=self.device, weights_only=True)
+            recipe = state["recipe"]
+        except Exception as error:  # a damaged file makes torch.load raise nearly anything
+            raise RunConflict(f"{self.state} cannot be continued ({error}); use --fresh") from error
+        if recipe != self.recipe.model_dump_json():
             raise RunConflict(f"{self.folder} holds another recipe's training; choose another --output-dir or --fresh")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
