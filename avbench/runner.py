@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import fcntl
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from avbench import files, store
 from avbench.attacks import Attack
-from avbench.cells import REFERENCES, Cell
+from avbench.cells import REFERENCES, Cell, make_parts
 from avbench.checkpoint import Candidate
 from avbench.datasets.shards import Split
 from avbench.device import deterministic, find_device, probe_micro_batch
 from avbench.errors import BadModel, BadOption, RunConflict
-from avbench.judge import judge
 from avbench.metrics import NONE
 from avbench.options import RunOptions
-from avbench.oracle import Oracle, Victim
+from avbench.oracle import Victim
 from avbench.progress import RunProgress
 from avbench.provenance import numerics, provenance
-from avbench.rng import Rng
 from avbench.suites import Suite
 from avbench.threats import ThreatModel
-from avbench.threats.region import Region
-from avbench.types import MODALITIES, AVInput, Batch, Modality, modalities_of
+from avbench.types import Batch
 
 ANSWERS = 8  # samples whose answers are part of the numerics, so that changed code of a model shows
 
@@ -69,17 +64,14 @@ class Run:
     def execute(self, quiet: bool) -> Path:
         """Make what is missing, then merge."""
         self._prepare()
-        with RunProgress(
-            str(self.folder), len(self.positions) * (len(self.cells) + len(REFERENCES)), quiet
-        ) as progress:
-            self.progress = progress
+        order = [*REFERENCES, *self.cells]
+        with RunProgress(str(self.folder), len(self.positions) * len(order), quiet) as self.progress:
             if self.suite.mode == "every":
-                self._stage(self.positions, [*REFERENCES, *self.cells])
+                self._stage(self.positions, order)
             else:
                 self._stage(self.positions, REFERENCES)
                 for cell in self.cells:
                     self._stage(self._survivors(cell), [cell])
-        order = [*REFERENCES, *self.cells]
         rows = [part.rows for cell in order for part in self.parts.get(cell, [])]
         metadata = {"protocol": str(store.PROTOCOL), "run": self._fingerprint, "track": self.track}
         sha256 = store.merge(self.folder, rows, metadata)
@@ -198,52 +190,10 @@ class Run:
 
     def _make(self, chunk: Sequence[int], cells: Sequence[Cell]) -> None:
         batch = self.split.batch(chunk).to(self.victim.device)
-        with torch.no_grad():
-            embeddings = {
-                modality: self.victim.embed(batch.inputs, modality)
-                for modality in MODALITIES
-                if self.victim.two_stage and any(modality not in cell.attacked for cell in cells)
-            }
-        for cell in cells:
-            start, before = time.perf_counter(), self.victim.passes.copy()
-            clips = self._clips(cell, batch, embeddings)
-            fixed = {m: f for m, f in embeddings.items() if m not in cell.attacked}
-            rows = judge(self.victim, batch, clips, fixed)
-            rows.insert(1, "threat", cell.columns[0])
-            rows.insert(2, "attack", cell.columns[1])
-            made = self.victim.passes - before
-            forward, backward = (
-                max((n for (part, way), n in made.items() if way == direction and part != "fuse"), default=0)
-                for direction in ("forward", "backward")
-            )
-            part = store.Part(rows, forward, backward, time.perf_counter() - start)
+        for cell, part in make_parts(self.victim, batch, cells, self.options.seed):
             self._store(cell).write(chunk, part)
             self.made += 1
             self._take(cell, part)
-
-    def _clips(self, cell: Cell, batch: Batch, embeddings: Mapping[Modality, Tensor]) -> AVInput:
-        if cell.threat is None:
-            silent = {m: torch.zeros_like(getattr(batch.inputs, m)) for m in cell.attacked}
-            clips = batch.inputs._replace(**silent)
-            self._check_modalities(cell, batch, clips)
-            return clips
-        assert isinstance(cell.attack, Attack)
-        # The attack plays with copies; the judge's clips, labels and threat set are out of its reach.
-        shown = Batch(batch.ids, AVInput(*(clip.clone() for clip in batch.inputs)), batch.labels.clone())
-        oracle = Oracle(self.victim, shown, cell.attacked, embeddings, cell.attack.needs)
-        rng = Rng(self.options.seed, cell.attack.identity["name"], batch.ids)
-        clips = cell.attack.run(oracle, shown, Region(cell.threat, shown.inputs), rng)
-        clips = AVInput(*(clip.detach().clone() for clip in clips))
-        Region(cell.threat, batch.inputs).check(clips, batch.ids, str(cell.attack))
-        return clips
-
-    def _check_modalities(self, cell: Cell, batch: Batch, clips: AVInput) -> None:
-        """Check that silencing a modality that the model says it does not read changes no answer."""
-        for modality in set(cell.attacked) - set(modalities_of(self.victim.model)):
-            with torch.no_grad():
-                answers = [self.victim.model(*one) for one in (batch.inputs, clips)]
-            if not torch.equal(*answers):
-                raise BadModel(f"the model declares that it does not read {modality}, but its answers depend on it")
 
     def _take(self, cell: Cell, part: store.Part) -> None:
         self.parts.setdefault(cell, []).append(part)

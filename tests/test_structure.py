@@ -24,8 +24,8 @@ PACKAGE = ROOT / "avbench"
 # Each layer imports only from those before it; modules in one layer are independent of each other.
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance",
-    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "cells",
-    "progress", "store", "checkpoint", "submission", "defenses", "summarize", "runner", "estimate", "api",
+    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "store", "cells",
+    "progress", "checkpoint", "submission", "defenses", "summarize", "runner", "estimate", "api",
     "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.
