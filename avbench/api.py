@@ -16,7 +16,7 @@ from avbench import files, store, summarize
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets.cards import read_card
 from avbench.datasets.shards import open_split
-from avbench.errors import AvbenchError, IncompleteRun
+from avbench.errors import AvbenchError, BadModel, IncompleteRun
 from avbench.metrics import Rows
 from avbench.options import RunOptions
 from avbench.runner import evaluate as run_suite
@@ -35,10 +35,13 @@ def evaluate(
     """Evaluate a submission, a weights file or your own module; return the run's folder.
 
     A module is called as `model(audio, video)` with the shapes of `avbench.types.AVInput` and answers logits
-    (batch, classes). If it also has `encode_audio`, `encode_video` and `fuse`, what is not attacked is computed once.
+    (batch, classes), not probabilities. If it also has `encode_audio`, `encode_video` and `fuse`, what is not attacked
+    is computed once.
     """
     chosen = find_suite(suite) if isinstance(suite, str) else suite
     how = options or RunOptions()
+    if isinstance(model, type):
+        raise BadModel(f"expected a torch.nn.Module, got the class {model.__name__}; pass an instance of it")
     if not isinstance(model, nn.Module):
         candidate, card = find_candidate(str(model), dataset)
         return run_suite(candidate, open_split(card.name, split), chosen, how, quiet)
@@ -46,7 +49,7 @@ def evaluate(
         return run_suite(_own(model), open_split(dataset or "synthav", split), chosen, how, quiet)
 
 
-def score(run: Path) -> pd.DataFrame:
+def score(run: str | Path) -> pd.DataFrame:
     """Compute all metrics of a run again from its rows alone; columns as in `avbench.metrics.Score`.
 
     The Robustness Improvement needs the rows of the dataset's baseline on the same track: they are looked for beside
@@ -55,7 +58,7 @@ def score(run: Path) -> pd.DataFrame:
     Raises:
         IncompleteRun: if the run has no rows, or is not a run.
     """
-    return summarize.score(read_run(run))
+    return summarize.score(read_run(Path(run)))
 
 
 def read_run(run: Path) -> Rows:

@@ -15,6 +15,10 @@ class UnknownName(AvbenchError):
     """No registered thing has this name."""
 
 
+class BrokenPlugin(AvbenchError):
+    """The file of a registered thing cannot be imported."""
+
+
 class BadBudget(AvbenchError):
     """A threat model or budget that cannot exist (negative, NaN, larger than the box, unparsable)."""
 

@@ -23,10 +23,9 @@ from avbench.metrics import CLEAN
 class RunProgress:
     """Show rows done, rows a second and the lowest attacked accuracy; on standard error, so that output stays clean."""
 
-    def __init__(self, title: str, rows: int, quiet: bool) -> None:
+    def __init__(self, rows: int, quiet: bool) -> None:
         self._right: dict[tuple[str, str], tuple[int, int]] = {}
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Speed(),
@@ -35,7 +34,7 @@ class RunProgress:
             console=Console(stderr=True),
             disable=quiet,
         )
-        self._task = self._bar.add_task(title, total=rows, worst="")
+        self._task = self._bar.add_task("", total=rows, worst="")
 
     def __enter__(self) -> RunProgress:
         self._bar.start()
@@ -52,7 +51,7 @@ class RunProgress:
         worst = ""
         if attacked:
             threat, attack = min(attacked, key=attacked.__getitem__)
-            worst = f"worst {100 * attacked[threat, attack]:.2f} % ({threat.partition(':')[0]} {attack})"
+            worst = f"lowest {100 * attacked[threat, attack]:.1f} % ({threat.partition(':')[0]} {attack})"
         self._bar.update(self._task, advance=len(rows), worst=worst)
 
     def skip(self, cell: tuple[str, str], rows: int) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from avbench.errors import UnknownName
+from avbench.errors import BrokenPlugin, UnknownName
 
 T = TypeVar("T")
 
@@ -58,6 +58,7 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownName: with the nearest names.
+            BrokenPlugin: if its file cannot be imported.
         """
         if name not in self._things and name in self._entries:
             entry = self._entries[name]
@@ -65,9 +66,13 @@ class Registry(Generic[T]):
                 [point] = entry_points(group=self.package, name=name)
                 self._things[name] = point.load()
             else:
-                importlib.import_module(entry.module)
+                try:
+                    importlib.import_module(entry.module)
+                except (ImportError, SyntaxError, NameError, AttributeError, TypeError) as error:
+                    where = f"{self.kind} {name} ({entry.module})"
+                    raise BrokenPlugin(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
         if name not in self._things:
-            raise UnknownName(f"no {self.kind} is called {name!r}; {_nearest(name, self.names())}")
+            raise UnknownName(f"no {self.kind} is called {name!r}; {nearest(name, self.names())}")
         return self._things[name]
 
     def name_of(self, thing: T) -> str:
@@ -80,7 +85,8 @@ class Registry(Generic[T]):
         return plugins | _scan(self.package, f"{self.kind.upper()}S")
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
+    """Suggest what an unknown name may have meant."""
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
 

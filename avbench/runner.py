@@ -65,7 +65,7 @@ class Run:
         """Make what is missing, then merge."""
         self._prepare()
         order = [*REFERENCES, *self.cells]
-        with RunProgress(str(self.folder), len(self.positions) * len(order), quiet) as self.progress:
+        with RunProgress(len(self.positions) * len(order), quiet) as self.progress:
             if self.suite.mode == "every":
                 self._stage(self.positions, order)
             else:
@@ -126,7 +126,7 @@ class Run:
         if earlier and earlier["run"] != self._fingerprint:
             raise RunConflict(
                 f"{self.folder} holds a run with another model, split, seed or set of attacks; "
-                "choose another --output-dir, or --fresh to discard it"
+                "choose another --output-dir, or --fresh to discard it (in Python: RunOptions)"
             )
         if earlier and earlier["rows_sha256"] and earlier["dataset"]["evaluated"] > len(self.positions):
             raise RunConflict(

@@ -15,6 +15,7 @@ from avbench import files
 from avbench.checkpoint import Candidate, read_checkpoint
 from avbench.datasets.cards import Card, read_card
 from avbench.errors import BadOption, SubmissionError
+from avbench.registry import nearest
 
 LARGEST_YAML = 16_000  # bytes
 ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?--[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?")
@@ -111,6 +112,9 @@ def find_candidate(
     path = Path(model)
     if ID.fullmatch(model) and not os.path.exists(model):
         path = files.root() / "submissions" / model
+        known = [folder.name for folder in path.parent.glob("*--*")]
+        if model not in known:
+            raise SubmissionError(f"no submission is called {model}; {nearest(model, known)} (`avbench list models`)")
     if os.path.isdir(path):  # unlike Path.is_dir, no error for a name that is too long
         if architecture or arguments:
             raise BadOption("a submission states its own architecture and arguments; give its weights file instead")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; idle threads that spin slow a busy machine
+os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; threads would only wait, and a forked child would hang
 
 import numpy as np
 import pytest

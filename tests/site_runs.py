@@ -58,6 +58,7 @@ def write_run(
     record: dict[str, Any] = {
         "protocol": store.PROTOCOL,
         "run": sha(f"{name} {suite}"),
+        "track": f"synthav-test-{suite}@1",
         "model": {"id": f"avbench--{name}", "title": f"Model {name}", "architecture": "avnet",
                   "arguments": {"fusion": "concat"}, "weights_sha256": sha(name), "description": "A small model."},
         "dataset": {"name": "synthav", "split": "test", "lock_sha256": sha("lock"), "size": SIZE, "evaluated": n},

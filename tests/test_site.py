@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(results, "limited", 3, 0.9, n=128)
     write_run(results, "weak", 0, 0.2, n=64, suite="quick")
     words = {"title": HOSTILE, "architecture": HOSTILE, "description": HOSTILE, "arguments": {HOSTILE: HOSTILE}}
-    write_run(results, "hostile", 5, 0.4, numerics={HOSTILE: HOSTILE}, provenance__command=HOSTILE,
+    write_run(results, "hostile", 5, 0.4, numerics={"micro_batch": 8, HOSTILE: HOSTILE}, provenance__command=HOSTILE,
               provenance__cpu=HOSTILE, **{f"model__{key}": value for key, value in words.items()})  # fmt: skip
     build([results], root / "out")
     return root / "out"

@@ -61,7 +61,7 @@ def test_a_failed_build_leaves_the_old_site(tmp_path: Path) -> None:
         ({"rows_sha256": sha("other")}, DataError),
         ({"provenance__created": "yesterday"}, DataError),
         ({"cells": []}, DataError),
-        ({"numerics": {"x": float("nan")}}, DataError),
+        ({"numerics__x": float("nan")}, DataError),
         ({"protocol": 99}, AvbenchError),
     ],
 )
@@ -78,6 +78,15 @@ def test_an_unfinished_run_is_left_out_and_said(tmp_path: Path, capsys: pytest.C
     build([tmp_path / "results"], tmp_path / "out")
     assert "half" in capsys.readouterr().err
     assert {path.stem for path in (tmp_path / "out" / "models").iterdir()} == {"avbench--done"}
+
+
+def test_a_shorter_run_never_displaces_a_longer_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "full", "one", provenance__created="2026-01-01T00:00:00+00:00")
+    write_run(tmp_path / "short", "one", n=SIZE // 2, provenance__created="2026-02-02T00:00:00+00:00")
+    for order in (["full", "short"], ["short", "full"]):
+        build([tmp_path / name for name in order], tmp_path / "out")
+        [row] = json.loads(Page(tmp_path / "out" / "lb" / "synthav" / "cvpr21-attack.html").data)["rows"]
+        assert row[-1] == "ranked"
 
 
 def test_a_unimodal_reference_is_shown_and_never_ranks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import json
 import os
 import re
 import shutil
@@ -146,14 +147,14 @@ def test_dropping_a_file_in_lists_it_and_runs_it(tmp_path: Path) -> None:
     (tmp_path / "avbench" / "attacks" / "new_idea.py").write_text(NEW_ATTACK)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     listed = subprocess.run(
-        [sys.executable, "-m", "avbench", "list", "attacks"],
+        [sys.executable, "-m", "avbench", "list", "attacks", "--json"],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "new-idea  Do nothing, newly." in listed.stdout
+    assert json.loads(listed.stdout)["new-idea"] == "Do nothing, newly."
     code = "from avbench.suites import find_suite; print(find_suite(None, (), ('new-idea',)).attacks)"
     made = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True

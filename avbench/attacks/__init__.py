@@ -81,6 +81,8 @@ def parse_attack(text: str) -> Attack:
     arguments = {}
     for pair in filter(None, rest.split(",")):
         key, _, value = pair.partition("=")
+        if ":" in value:
+            raise BadOption(f"parameters are separated by commas: {name}:{rest.replace(':', ',')}")
         if key not in fields:
             raise BadOption(f"attack {name} takes {', '.join(fields) or 'no parameters'}, not {key!r}")
         arguments[key] = _convert(value, type(fields[key].default), f"{name}:{key}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @ATTACKS.register("fgsm")
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """Take one step of the whole radius: x + eps * sign(grad CE), or along the normalized gradient for l2."""
+    """Take one step of the whole radius: x + eps * sign(grad J), or along the normalized gradient for l2."""
 
     def run(self, oracle: Oracle, batch: Batch, region: Region, rng: Rng) -> AVInput:
         """One gradient, one step."""

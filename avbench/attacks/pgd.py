@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @ATTACKS.register("pgd")
 @dataclass(frozen=True)
 class PGD(Attack):
-    """Repeat x <- project(x + step * eps * sign(grad CE)).
+    """Repeat x <- project(x + step * eps * sign(grad J)).
 
     With one restart the last iterate is returned, as in the paper; with more, the iterate of the restart that
     leaves the smallest margin. The first restart begins at the clean clip unless `random_start`; the others at

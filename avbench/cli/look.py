@@ -42,16 +42,28 @@ def _registered(what: str) -> dict[str, str]:
     if what == "suites":
         return {str(suite): suite.summary for suite in map(registry.get, registry.names())}
     if what == "threats":
-        return {name: ", ".join(map(str, registry.get(name)[:3])) for name in registry.names()}
+        return {name: _threats(registry.get(name)) for name in registry.names()}
     return {name: registry.summary(name) for name in registry.names()}
+
+
+def _threats(preset: tuple[object, ...]) -> str:
+    texts = list(map(str, preset))
+    return ", ".join(texts) if len(texts) <= 3 else f"{len(texts)} threats, {texts[0]} to {texts[-1]}"
 
 
 def _models() -> dict[str, str]:
     from avbench import files
+    from avbench.errors import SubmissionError
     from avbench.submission import read_submission
 
     folders = sorted((files.root() / "submissions").glob("*--*"))
-    return {folder.name: read_submission(folder).summary for folder in folders if folder.is_dir()}
+    found = {}
+    for folder in folders:
+        try:
+            found[folder.name] = read_submission(folder).summary
+        except SubmissionError as error:  # one bad submission must not hide the others
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+    return found
 
 
 @click.command()

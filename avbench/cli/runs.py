@@ -53,7 +53,7 @@ def _kind(field: dataclasses.Field[Any]) -> Any:
 
 @click.command()
 @click.argument("model")
-@click.option("--dataset", help="Dataset; by default the one the model was made for.")
+@click.option("--dataset", help="Dataset; by default the submission's, else the one the file names, else synthav.")
 @click.option("--split", default="test", show_default=True, help="Split of the dataset.")
 @click.option("--suite", help="Protocol, such as cvpr21-attack or cvpr21-attack@1 (the default).")
 @click.option(
@@ -161,4 +161,7 @@ def train(recipe: Path, output_dir: Path | None, device: str, fresh: bool) -> No
     parsed = read_recipe(recipe)
     name = recipe.resolve().parent.name if recipe.stem == "recipe" else recipe.stem
     weights = run_recipe(parsed, output_dir or Path("runs") / "train" / name, device, fresh)
-    click.echo(f"weights: {weights}")
+    click.echo((weights.parent / "log.csv").read_text(encoding="utf-8").splitlines()[-1])
+    click.echo(
+        f"weights: {weights}\nlog:     {weights.parent / 'log.csv'}\ntry it:  avbench evaluate {weights} --suite quick"
+    )

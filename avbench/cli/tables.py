@@ -25,7 +25,12 @@ def print_run(run: Path, scores: pd.DataFrame) -> None:
         accuracy = "robust-accuracy" if attack == WORST_CASE else "attack-accuracy"
         rows.append([attack, *(found.get((metric or accuracy, threat, attack), "") for metric, threat in columns)])
     heads = ["% [95 % interval]", *(threat for _, threat in columns[:-2]), "Avg", "RI (points)"]
+    rows = [row for row in rows if any(row[1:])]
     click.echo(tabulate(rows, heads, disable_numparse=True))
+    if record["suite"]["mode"] == "worst-case":
+        click.echo(
+            "worst-case suite: a later attack runs only on what is still robust, so it has no accuracy of its own"
+        )
     if "ri" not in set(scores["metric"]):
         click.echo("no RI: the dataset's baseline has no run on these samples under this protocol, here or committed")
     click.echo(f"rows and record: {run}\nall metrics:     avbench score {run}")
@@ -38,7 +43,7 @@ def print_scores(scores: pd.DataFrame) -> None:
             s["metric"],
             s["threat"],
             s["attack"],
-            f"{s['value']:.2f}",
+            f"{s['value']:.{4 if s['unit'] == 'input units' else 2}f}",
             f"[{s['low']:.2f}, {s['high']:.2f}]",
             s["n"],
             s["unit"],

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import nn
@@ -66,6 +66,11 @@ class Augmentation(BaseModel):
         return sample._replace(audio=audio, video=video)
 
 
+def _same_everywhere(rate: Any) -> Any:
+    """Let a recipe give one number for all parts."""
+    return dict.fromkeys(("audio", "visual", "fusion"), rate) if isinstance(rate, int | float) else rate
+
+
 class Recipe(BaseModel):
     """All that decides a trained model, with the training defaults of [T21] where they are not given."""
 
@@ -78,7 +83,9 @@ class Recipe(BaseModel):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=2)] = 48
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: LearningRate = LearningRate(audio=1e-3, visual=1e-4, fusion=1e-3)
+    learning_rate: Annotated[LearningRate, BeforeValidator(_same_everywhere)] = LearningRate(
+        audio=1e-3, visual=1e-4, fusion=1e-3
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     schedule: Literal["step", "cosine"] = "step"  # cosine begins with a linear warm-up over a tenth of the steps

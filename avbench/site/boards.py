@@ -162,14 +162,14 @@ def _preference(runs: list[Run]) -> tuple[bool, bool, int, int, str]:
 
 def _board(name: str, runs: list[Run]) -> Board:
     card = find_card(runs[0].record.dataset.name)
-    newest: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.record.provenance.created, run.record.run)):
+    kept: dict[str, Run] = {}  # of each model the run on most samples, of these the newest
+    for run in sorted(runs, key=lambda run: (run.record.dataset.evaluated, run.record.provenance.created)):
         _check(run, card)
-        newest[run.record.model.id] = run
-    baseline = newest.get(card.baseline) if card and card.baseline else None
+        kept[run.record.model.id] = run
+    baseline = kept.get(card.baseline) if card and card.baseline else None
     if baseline and not baseline.complete:
         baseline = None
-    scored = [Scored(run, score(_rows(run, baseline))) for run in newest.values()]
+    scored = [Scored(run, score(_rows(run, baseline))) for run in kept.values()]
     return Board(name, card, _place(scored))
 
 

@@ -50,6 +50,10 @@ class ModelRecord(_Record):
     architecture: Line
     arguments: Plain = Field(default_factory=dict)
     weights_sha256: Hash
+    authors: Line = ""
+    license: Line = ""
+    training_data: Line = ""
+    defense: Line = ""
     reference: Line = ""  # its role on the board, if it has one
     description: Annotated[Line, StringConstraints(max_length=5000)] = ""
 

@@ -73,6 +73,8 @@ def parse_threat(text: str) -> ThreatModel:
     """
     match = _FORM.fullmatch(text)
     parts = match["budgets"][1:].split(":") if match else []
+    if match and match["label"] == "XAV" and len(parts) == 2:
+        raise BadBudget(f"XAV needs two budgets, for audio and for video: {text}:{':'.join(parts)}")
     if match is None or len(parts) != 2 * (len(match["label"]) - 1):
         raise BadBudget(f"{text!r} is not a threat model; write XA:linf:0.006, XV:l2:0.5 or XAV:linf:0.006:linf:0.006")
     budgets = [BUDGETS.get(norm)(_radius(radius)) for norm, radius in zip(parts[::2], parts[1::2], strict=True)]
