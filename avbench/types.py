@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -55,10 +55,6 @@ class InputSpec:
     def shape(self, modality: Modality) -> tuple[int, ...]:
         """Shape of one sample, without the batch."""
         return (self.samples,) if modality == "audio" else (self.frames, 3, self.height, self.width)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for headers and records."""
-        return asdict(self)
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -128,11 +128,6 @@ class Split:
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return samples as the model sees them, on CPU."""
         return to_batch([self.stored(index) for index in indices])
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Return the whole split in canonical order."""
-        for start in range(0, len(self), size):
-            yield self.batch(range(start, min(start + size, len(self))))
 
     def _corrupt(self, what: str) -> CorruptShard:
         return CorruptShard(f"{what}; repeat `avbench data prepare {self.card.name}`")
