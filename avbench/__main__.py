@@ -2,4 +2,5 @@
 
 from avbench.cli import main
 
-main(prog_name="avbench")
+if __name__ == "__main__":  # a worker process imports this module too
+    main(prog_name="avbench")

@@ -15,7 +15,7 @@ from torch import nn
 from avbench import files, store, summarize
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets.cards import read_card
-from avbench.datasets.shards import open_split
+from avbench.datasets.splits import open_split
 from avbench.errors import AvbenchError, BadModel, IncompleteRun
 from avbench.metrics import Rows
 from avbench.options import RunOptions
@@ -90,12 +90,25 @@ def _baseline(folder: Path, run: dict[str, Any]) -> pd.DataFrame | None:
     except AvbenchError:
         return None
     same = (
-        record["dataset"]["lock_sha256"] == run["dataset"]["lock_sha256"]
+        _fixed(record) == _fixed(run)
         and record["suite"]["mode"] == run["suite"]["mode"]
         and all(sorted(record[key]) == sorted(run[key]) for key in ("threats", "attacks"))
-        and record["dataset"]["evaluated"] >= run["dataset"]["evaluated"]
+        and _reach(record) >= _reach(run)
     )
     return rows if same else None
+
+
+def _fixed(record: dict[str, Any]) -> str:
+    """Identity of the fixed split; records of datasets whose lock pins every clip need not have it."""
+    dataset = record["dataset"]
+    return str(dataset.get("fixed_sha256") or dataset["lock_sha256"])
+
+
+def _reach(record: dict[str, Any]) -> int:
+    """How far a run went through the fixed split, missing clips counted in."""
+    dataset = record["dataset"]
+    whole = dataset["evaluated"] + dataset.get("missing", 0) == dataset["size"]
+    return int(dataset["size"] if whole else dataset["evaluated"])
 
 
 def _plain_attributes(model: nn.Module) -> dict[str, Any]:

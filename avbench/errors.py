@@ -72,8 +72,8 @@ class CorruptShard(DataError):
 
 
 BrokenReason = Literal[
-    "missing", "not-regular", "unreadable", "empty", "undecodable", "no-audio", "no-video", "truncated", "gap",
-    "too-long", "too-large", "too-many-streams",
+    "missing", "ambiguous", "not-regular", "unreadable", "empty", "undecodable", "no-audio", "no-video", "truncated",
+    "other-length", "other-file", "gap", "too-long", "too-large", "too-many-streams", "crashed", "timeout",
 ]  # fmt: skip
 
 

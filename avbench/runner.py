@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from avbench import files, store
 from avbench.attacks import Attack
 from avbench.cells import REFERENCES, Cell, make_parts
 from avbench.checkpoint import Candidate
-from avbench.datasets.shards import Split
+from avbench.datasets.splits import Split
 from avbench.device import deterministic, find_device, probe_micro_batch
 from avbench.errors import BadModel, BadOption, RunConflict
 from avbench.metrics import NONE
@@ -51,11 +52,11 @@ class Run:
         device = find_device(options.device)
         self.victim = Victim(candidate.module, len(split.card.classes), device)
         limit = min(x for x in (options.limit, suite.limit, len(split)) if x is not None)
-        self.positions = range(limit)
+        self.positions = [position for position in split.present if position < limit]
         self.track = f"{split.card.name}-{split.name}-{suite}"
         self.folder = options.output_dir / self.track / candidate.id
         self.cells = [Cell(t, a) for t in sorted(suite.threats, key=self._depth) for a in suite.attacks]
-        self.parts: dict[Cell, list[store.Part]] = {}
+        self.parts: dict[Cell, dict[int, store.Part]] = {}  # by position of their first sample
         self.micro_batch = 0
         self.made = 0  # parts that this process has written
         self.earlier: dict[str, Any] | None = None
@@ -72,7 +73,7 @@ class Run:
                 self._stage(self.positions, REFERENCES)
                 for cell in self.cells:
                     self._stage(self._survivors(cell), [cell])
-        rows = [part.rows for cell in order for part in self.parts.get(cell, [])]
+        rows = [part.rows for cell in order for _, part in sorted(self.parts.get(cell, {}).items())]
         metadata = {"protocol": str(store.PROTOCOL), "run": self._fingerprint, "track": self.track}
         sha256 = store.merge(self.folder, rows, metadata)
         self._write_record(order, sha256)
@@ -135,7 +136,7 @@ class Run:
                 "would replace; leave --limit out, or choose another --output-dir"
             )
         self.earlier = earlier
-        first = self.split.batch(range(min(ANSWERS, len(self.split)))).to(self.victim.device)
+        first = self.split.batch(self.split.present[:ANSWERS]).to(self.victim.device)
         self._check_stages(first)
         self.micro_batch = self.choose_micro_batch(first, earlier)
         self.numerics = numerics(self.victim.device, self.micro_batch)
@@ -166,7 +167,7 @@ class Run:
             if other.threat is None and other.attack != NONE:
                 continue
             if other.threat is None or cell.threat.contains(other.threat):
-                for part in parts:
+                for part in parts.values():
                     broken |= set(part.rows["sample"][~part.rows["correct"]])
         alive = [i for i in self.positions if self.split.ids[i] not in broken]
         self.progress.skip(cell.columns, len(self.positions) - len(alive))
@@ -174,6 +175,19 @@ class Run:
 
     def _stage(self, positions: Sequence[int], cells: Sequence[Cell]) -> None:
         """Bring cells that share their samples to completion, micro-batch by micro-batch."""
+        todo = self._missing(positions, cells)
+        chunks, batches = itertools.tee(todo)
+        clips = self.split.batches(chunk for chunk, _ in batches)
+        for (chunk, missing), batch in zip(chunks, clips, strict=True):
+            for cell, part in make_parts(self.victim, batch.to(self.victim.device), missing, self.options.seed):
+                self._store(cell).write(chunk, part)
+                self.made += 1
+                self._take(cell, chunk, part)
+
+    def _missing(
+        self, positions: Sequence[int], cells: Sequence[Cell]
+    ) -> Iterator[tuple[Sequence[int], Sequence[Cell]]]:
+        """Take the parts that are there, and yield the micro-batches of which some are not, with their cells."""
         ids = self.split.ids
         for start in range(0, len(positions), self.micro_batch):
             chunk = positions[start : start + self.micro_batch]
@@ -184,19 +198,12 @@ class Run:
                 if part is None:
                     missing.append(cell)
                 else:
-                    self._take(cell, part)
+                    self._take(cell, chunk, part)
             if missing:
-                self._make(chunk, missing)
+                yield chunk, missing
 
-    def _make(self, chunk: Sequence[int], cells: Sequence[Cell]) -> None:
-        batch = self.split.batch(chunk).to(self.victim.device)
-        for cell, part in make_parts(self.victim, batch, cells, self.options.seed):
-            self._store(cell).write(chunk, part)
-            self.made += 1
-            self._take(cell, part)
-
-    def _take(self, cell: Cell, part: store.Part) -> None:
-        self.parts.setdefault(cell, []).append(part)
+    def _take(self, cell: Cell, chunk: Sequence[int], part: store.Part) -> None:
+        self.parts.setdefault(cell, {})[chunk[0]] = part
         self.progress.advance(cell.columns, part.rows)
 
     def _store(self, cell: Cell) -> store.CellStore:
@@ -216,7 +223,9 @@ class Run:
                 "name": card.name,
                 "split": self.split.name,
                 "lock_sha256": self.split.lock.sha256,
+                "fixed_sha256": self.split.fixed_sha256,
                 "size": len(self.split),
+                "missing": len(self.split) - len(self.split.present),
                 "evaluated": len(self.positions),
             },
             "suite": {"name": suite.name, "version": suite.version, "mode": suite.mode, "published": suite.published},
@@ -231,7 +240,7 @@ class Run:
         files.publish_text(self.folder / "run.json", files.readable_json(record))
 
     def _cell_record(self, cell: Cell) -> dict[str, Any]:
-        parts = self.parts[cell]
+        parts = self.parts[cell].values()
         return {
             "threat": cell.columns[0],
             "attack": cell.columns[1],

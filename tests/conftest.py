@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets import Sample
-from avbench.datasets.cards import Card, Lock
-from avbench.datasets.shards import Split, digest
+from avbench.datasets.cards import Card, Lock, Pinned, read_card
+from avbench.datasets.encoding import decode, digest
+from avbench.datasets.prepare import find_dataset
+from avbench.datasets.splits import Split
+from avbench.errors import BrokenClip
 from avbench.models.two_stage import TwoStage
 
 SAMPLES, FRAMES, SIDE = 24, 2, 3
@@ -43,6 +46,21 @@ def make_sample(name: str, label: int) -> Sample:
     return Sample(name, label, audio, random.integers(64, 192, (FRAMES, 3, SIDE, SIDE)).astype(np.uint8))
 
 
+def committed(dataset: str, split: str) -> list[Pinned]:
+    """The rows of a lock in the repository, all of datasets that are not multi-label."""
+    return Lock.read(Lock.path(dataset, split), "multiclass").rows
+
+
+def made_by(dataset: str, split: str, source: Path | None) -> Iterator[Sample]:
+    """What the code of a dataset makes, before anything is stored."""
+    card = read_card(dataset)
+    maker = find_dataset(card, source)
+    entries = maker.entries(split)
+    for entry, clip in zip(entries, maker.clips(entries), strict=True):
+        assert not isinstance(clip, BrokenClip)
+        yield Sample(entry.id, entry.label, *decode(clip.audio, clip.frames, card.spec))
+
+
 def make_split(n: int = 60, classes: int = 2, name: str = "toy") -> MemorySplit:
     card = Card(
         name=name, title="Toy", summary="For tests", license="MIT", task="multiclass", sample_rate=8000,
@@ -50,7 +68,7 @@ def make_split(n: int = 60, classes: int = 2, name: str = "toy") -> MemorySplit:
         classes=tuple(f"class {i}" for i in range(classes)),
     )  # fmt: skip
     samples = [make_sample(f"{name}-{i:04d}", i % classes) for i in range(n)]
-    return MemorySplit(card, "test", Lock([(s.id, s.label, digest(s)) for s in samples]))
+    return MemorySplit(card, "test", Lock(Pinned(s.id, s.label, digest(s)) for s in samples))
 
 
 class Linear(TwoStage):

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import committed, made_by
 
 from avbench import files
 from avbench.datasets import Sample
-from avbench.datasets.avmnist import AVMnist, images_in, read_recordings, read_wav
-from avbench.datasets.cards import Lock, read_card
-from avbench.datasets.shards import digest
+from avbench.datasets.avmnist import images_in, read_recordings, read_wav
+from avbench.datasets.cards import Lock, Pinned, read_card
+from avbench.datasets.encoding import digest
 
 SPLITS = ("train", "val", "test")
 ID = re.compile(r"(train|val|test)-(\d{5})-((\d)_([a-z]+)_(\d+))")
@@ -34,12 +35,12 @@ def data() -> Path:
 
 @cache
 def made(path: Path, split: str) -> list[Sample]:
-    return list(AVMnist().samples(split, path))
+    return list(made_by("avmnist", split, path))
 
 
 @cache
 def locked(split: str) -> list[re.Match[str]]:
-    found = [ID.fullmatch(row[0]) for row in Lock.read("avmnist", split).rows]
+    found = [ID.fullmatch(row[0]) for row in committed("avmnist", split)]
     assert all(found)
     return [one for one in found if one]
 
@@ -49,7 +50,7 @@ def locked(split: str) -> list[re.Match[str]]:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_split_has_the_size_its_card_says_and_every_label_is_in_the_id(split: str) -> None:
-    rows = Lock.read("avmnist", split).rows
+    rows = committed("avmnist", split)
     assert len(rows) == len({row[0] for row in rows}) == read_card("avmnist").splits[split]
     assert all(row[1] == int(one[4]) and one[1] == split for row, one in zip(rows, locked(split), strict=True))
     assert Lock.path("avmnist", split).stat().st_size < 1_000_000
@@ -98,8 +99,8 @@ def test_val_and_the_first_training_images_stay_when_train_grows() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_samples_made_are_the_locked_ones(split: str, data: Path) -> None:
-    rows = [(sample.id, sample.label, digest(sample)) for sample in made(data, split)]
-    assert Lock(rows) == Lock.read("avmnist", split)
+    rows = [Pinned(sample.id, sample.label, digest(sample)) for sample in made(data, split)]
+    assert Lock(rows).rows == committed("avmnist", split)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -147,5 +148,5 @@ def test_every_clip_holds_its_speech_and_its_digit(split: str, data: Path) -> No
 
 
 def test_two_makings_are_the_same_bits(data: Path) -> None:
-    again = AVMnist().samples("val", data)
+    again = made_by("avmnist", "val", data)
     assert [(s.id, digest(s)) for s in again] == [(s.id, digest(s)) for s in made(data, "val")]

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import made_by
 
 from avbench import files
 from avbench.datasets import avmnist
-from avbench.datasets.avmnist import AVMnist, fit, read_idx, read_wav
+from avbench.datasets.avmnist import fit, read_idx, read_wav
 from avbench.datasets.cards import read_card
-from avbench.datasets.shards import prepare
+from avbench.datasets.prepare import prepare
 from avbench.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -48,7 +49,7 @@ def test_a_folder_without_the_files_is_refused_with_what_was_expected(tmp_path: 
         with pytest.raises(
             DataError, match=r"3000 of 3000 recordings are missing in .*fsdd/recordings/\*\.wav and mnist"
         ):
-            next(AVMnist().samples("test", folder))
+            next(made_by("avmnist", "test", folder))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -67,13 +68,13 @@ def test_a_changed_missing_or_truncated_file_is_refused_before_the_first_sample(
         whole = path.read_bytes()
         path.unlink()
         with pytest.raises(DataError, match=Path(name).name):
-            next(AVMnist().samples(split, source))
+            next(made_by("avmnist", split, source))
         for bad in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
             path.write_bytes(bad)
             with pytest.raises(DataError, match="not the pinned"):
-                next(AVMnist().samples(split, source))
+                next(made_by("avmnist", split, source))
         path.write_bytes(whole)
-    assert next(AVMnist().samples(split, source)).id.startswith(split)
+    assert next(made_by("avmnist", split, source)).id.startswith(split)
 
 
 def test_a_file_that_is_no_idx_file_is_refused(tmp_path: Path) -> None:
@@ -165,7 +166,8 @@ def mirror(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     card = read_card("avmnist")
     sources = [one.model_copy(update={"url": url + Path(one.url).name}) for one in card.sources]
     served = card.model_copy(update={"sources": tuple(sources)})
-    monkeypatch.setattr(avmnist, "read_card", lambda _: served)
+    for module in ("avbench.datasets.prepare", "conftest"):
+        monkeypatch.setattr(f"{module}.read_card", lambda _: served)
     monkeypatch.setattr(avmnist, "FSDD_URL", url + "fsdd.zip")
     monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -175,12 +177,12 @@ def mirror(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def test_what_is_fetched_gives_the_locked_split_and_serves_again_without_the_net(mirror: Path, tmp_path: Path) -> None:
-    assert len(prepare("avmnist", "test").rows) == 2000
+    assert len(prepare("avmnist", "test").lock.rows) == 2000
     for path in mirror.iterdir():
         path.unlink()
-    assert len(prepare("avmnist", "val").rows) == 2000
+    assert len(prepare("avmnist", "val").lock.rows) == 2000
     downloads = tmp_path / "cache" / "downloads" / "avmnist"
-    assert next(AVMnist().samples("test", downloads)).id.startswith("test-")
+    assert next(made_by("avmnist", "test", downloads)).id.startswith("test-")
     assert sorted(path.name for path in downloads.iterdir() if path.suffix != ".lock") == ["fsdd.zip", "mnist"]
     assert not list(tmp_path.rglob("evil.wav"))
 
@@ -189,7 +191,7 @@ def test_an_archive_with_other_or_fewer_recordings_is_refused(mirror: Path, tmp_
     with zipfile.ZipFile(mirror / "fsdd.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("free-spoken-digit-dataset-26eb9aa/recordings/0_theo_0.wav", wav())
     with pytest.raises(DataError, match=r"cannot fetch fsdd\.zip of avmnist .*not the pinned ones"):
-        next(AVMnist().samples("test", None))
+        next(made_by("avmnist", "test", None))
     for content, why in ((b"PK no zip", "not a readable zip"), (None, r"lacks recordings/0_george_0\.wav")):
         (mirror / "fsdd.zip").unlink()
         if content:
@@ -197,11 +199,11 @@ def test_an_archive_with_other_or_fewer_recordings_is_refused(mirror: Path, tmp_
         else:
             zipfile.ZipFile(mirror / "fsdd.zip", "w").close()
         with pytest.raises(DataError, match=why):
-            next(AVMnist().samples("test", None))
+            next(made_by("avmnist", "test", None))
     assert not (tmp_path / "cache" / "downloads" / "avmnist" / "fsdd.zip").exists()
 
 
 def test_a_swollen_member_is_refused_before_it_is_unpacked(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avmnist, "RECORDING_LIMIT", 10_000)
     with pytest.raises(DataError, match="larger than 10000 bytes"):
-        next(AVMnist().samples("test", mirror))
+        next(made_by("avmnist", "test", mirror))

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import TEST_DATA
+from conftest import TEST_DATA, committed
 
 from avbench import files, store
 from avbench.attacks import ATTACKS
 from avbench.cli import main
-from avbench.datasets import shards
-from avbench.datasets.cards import Lock
+from avbench.datasets import shards, splits
+from avbench.datasets.encoding import Clip, encode
 
 MODEL = "avbench--synthav-concat"
 SUBMISSION = files.root() / "submissions" / MODEL
@@ -218,7 +218,7 @@ def test_the_baseline_counts_only_if_it_is_whole_and_of_the_same_protocol(tmp_pa
     for key, value in (
         ("attacks", ["fgsm"]),
         ("rows_sha256", None),
-        ("dataset", {**record["dataset"], "lock_sha256": "0"}),
+        ("dataset", {**record["dataset"], "fixed_sha256": "0"}),
     ):
         (baseline / "run.json").write_text(json.dumps({**record, key: value}))
         assert not has_ri(), key
@@ -236,7 +236,7 @@ def test_the_baseline_counts_only_if_it_is_whole_and_of_the_same_protocol(tmp_pa
         (["show", "nowhere"], "IncompleteRun"),
         (["train", "nowhere.yaml"], "RecipeError"),
         (["data", "info", "mnist"], "UnknownName"),
-        (["data", "prepare", "avmnist", "--source", "/nonexistent"], "DataError"),
+        (["data", "prepare", "avmnist", "--videos", "/nonexistent"], "DataError"),
         (["data", "prepare", "synthav", "--split", "dev"], "BadOption"),
         (["leaderboard", "serve", "--out", "nowhere"], "BadOption"),
     ],
@@ -291,11 +291,11 @@ def test_a_corrupt_shard_is_found_by_verify_and_by_evaluate(tmp_path: Path, monk
     monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path))
     assert run("data", "prepare", "synthav", "--split", "val").exit_code == 0
     assert run("data", "verify", "synthav", "--split", "val").exit_code == 0
-    [shard] = (tmp_path / "data" / "synthav" / "val").glob("*.parquet")
+    shard, _ = sorted((tmp_path / "data" / "synthav" / "val").glob("*.parquet"))
     content = bytearray(shard.read_bytes())
     for change in (lambda c: c[: len(c) // 2], lambda c: c[:5000] + bytes([c[5000] ^ 255]) + c[5001:]):
         shard.write_bytes(change(bytes(content)))
-        shards._row_group.cache_clear()
+        splits._group.cache_clear()
         refused(run("data", "verify", "synthav", "--split", "val"), "CorruptShard", "avbench data prepare synthav")
         refused(
             run("evaluate", MODEL, "--split", "val", *SMALL, "--limit", "400", "--output-dir", tmp_path / "r"),
@@ -305,19 +305,21 @@ def test_a_corrupt_shard_is_found_by_verify_and_by_evaluate(tmp_path: Path, monk
 
 def test_a_changed_sample_with_a_sound_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path))
-    split = shards.open_split("synthav", "val")
-    samples = [split.stored(i) for i in range(len(split))]
-    samples[7].audio.setflags(write=False)
-    changed = samples[7]._replace(audio=samples[7].audio + 1)
-    shards._write_shards("synthav", "val", [*samples[:7], changed, *samples[8:]])
-    shards._row_group.cache_clear()
-    refused(run("data", "verify", "synthav", "--split", "val"), "CorruptShard", Lock.read("synthav", "val").rows[7][0])
+    split = splits.open_split("synthav", "val")
+    path = shards.shard_path(shards.folder("synthav") / "val", 0)
+    rows = list(shards.read_rows(path))
+    other = split.stored(7)
+    clip = encode(Clip(other.audio + 1, other.video), split.card.sample_rate)
+    rows[7] = rows[7]._replace(clip=clip._replace(sha256=rows[7].clip.sha256))
+    shards.write(path, split.card, rows, shards.read_meta(path))
+    splits._group.cache_clear()
+    refused(run("data", "verify", "synthav", "--split", "val"), "CorruptShard", committed("synthav", "val")[7][0])
 
 
 @pytest.mark.skipif(not TEST_DATA.is_dir(), reason=f"no test data at {TEST_DATA} (set AVBENCH_TEST_DATA)")
 def test_the_whole_way_on_real_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path))
-    prepared = run("data", "prepare", "avmnist", "--source", TEST_DATA, "--split", "test")
+    prepared = run("data", "prepare", "avmnist", "--videos", TEST_DATA, "--split", "test")
     assert prepared.exit_code == 0, prepared.output
     result = run("evaluate", "avbench--avmnist-concat", "--suite", "quick", "--output-dir", tmp_path / "runs")
     assert result.exit_code == 0, result.output

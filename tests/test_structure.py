@@ -26,7 +26,7 @@ PACKAGE = ROOT / "avbench"
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance",
     "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "store", "cells",
-    "progress", "checkpoint", "submission", "defenses", "summarize", "runner", "estimate", "api",
+    "progress", "checkpoint", "hub", "submission", "defenses", "summarize", "runner", "estimate", "api",
     "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import committed
 
 from avbench.datasets import DATASETS, synthav
 from avbench.datasets.cards import Lock, read_card
-from avbench.datasets.shards import digest, open_split, prepare
+from avbench.datasets.encoding import digest
+from avbench.datasets.prepare import prepare
+from avbench.datasets.splits import open_split
 
 SPLITS = tuple(synthav.SIZES)
 CARD = read_card("synthav")
@@ -23,18 +26,18 @@ EXACT = {"arange", "array", "zeros", "floor", "sqrt", "abs", "clip", "maximum", 
 TYPES = {"random", "typing", "float64", "int16", "uint8", "uint64"}
 DIGESTS = """
 from avbench.datasets import synthav
-from avbench.datasets.shards import digest
+from avbench.datasets.encoding import digest
 print(*(digest(synthav.make("test", index, index % 8)) for index in range(24)))
 """
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_samples_are_the_ones_that_the_lock_pins(split: str) -> None:
-    rows = {id_: (label, sha256) for id_, label, sha256 in Lock.read("synthav", split).rows}
+    rows = {id_: (label, sha256) for id_, label, sha256 in committed("synthav", split)}
     assert len(rows) == synthav.SIZES[split] == CARD.splits[split]
     for index in range(0, synthav.SIZES[split], 13):
-        sample = synthav.make(split, index, index % 8)
-        assert rows[sample.id] == (sample.label, digest(sample))
+        clip = synthav.make(split, index, index % 8)
+        assert rows[f"{split}-{index:05d}"] == (index % 8, digest(clip))
 
 
 def test_another_process_makes_the_same_bits() -> None:
@@ -99,8 +102,8 @@ def test_each_modality_leaves_two_classes_and_both_leave_one() -> None:
 @pytest.mark.parametrize("index", range(6))
 def test_audio_tells_only_the_sound_and_video_only_the_shape(index: int) -> None:
     made = [synthav.make("val", index, label) for label in range(8)]
-    audio = {(synthav.kinds(sample.label).sound, sample.audio.tobytes()) for sample in made}
-    video = {(synthav.kinds(sample.label).shape, sample.video.tobytes()) for sample in made}
+    audio = {(synthav.kinds(label).sound, clip.audio.tobytes()) for label, clip in enumerate(made)}
+    video = {(synthav.kinds(label).shape, clip.video.tobytes()) for label, clip in enumerate(made)}
     assert len(audio) == len(video) == 4  # one stream for each kind
     assert len({stream for _, stream in audio}) in (1, 4)  # 1: background only
     assert len({stream for _, stream in video}) in (1, 4)
@@ -166,7 +169,7 @@ def test_shapes_are_what_they_are_called(seed: int) -> None:
 def test_labels_are_balanced_and_splits_are_disjoint_by_content() -> None:
     seen: set[str] = set()
     for split in SPLITS:
-        rows = Lock.read("synthav", split).rows
+        rows = committed("synthav", split)
         counts = Counter(label for _, label, _ in rows)
         assert max(counts.values()) - min(counts.values()) <= 1
         assert len(counts) == 8
@@ -188,7 +191,7 @@ def test_the_split_is_built_once_into_the_cache(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path))
     assert DATASETS.get("synthav").embedded
     split = open_split("synthav", "val")
-    assert prepare("synthav", "val") == split.lock
-    monkeypatch.setattr("avbench.datasets.shards.prepare", None)
+    assert prepare("synthav", "val").lock == split.lock
+    monkeypatch.setattr("avbench.datasets.splits.prepare", None)
     again = open_split("synthav", "val")
     assert [digest(again.stored(index)) for index in (0, 399)] == [split.lock.rows[index][2] for index in (0, 399)]

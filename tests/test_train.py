@@ -16,7 +16,7 @@ from torch import Tensor
 
 from avbench.checkpoint import HEADER, read_checkpoint
 from avbench.datasets.cards import read_card
-from avbench.datasets.shards import open_split
+from avbench.datasets.splits import open_split
 from avbench.defenses import train as training
 from avbench.defenses.none import NoDefense
 from avbench.defenses.train import Augmentation, Recipe, read_recipe, train
@@ -32,7 +32,7 @@ SUBMISSIONS = sorted((Path(__file__).resolve().parent.parent / "submissions").gl
 @pytest.fixture(autouse=True)
 def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {name: [open_split("synthav", name).stored(i) for i in range(64)] for name in ("train", "val")}
-    monkeypatch.setattr(training, "_load", lambda split: whole[split.name])
+    monkeypatch.setattr(training, "load", lambda split: whole[split.name])
 
 
 def weights(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ REGISTRIES = {
     "architectures": ("avbench.models", "ARCHITECTURES"),
     "attacks": ("avbench.attacks", "ATTACKS"),
     "budgets": ("avbench.threats", "BUDGETS"),
-    "datasets": ("avbench.datasets", "DATASETS"),
     "defenses": ("avbench.defenses", "DEFENSES"),
     "metrics": ("avbench.metrics", "METRICS"),
     "suites": ("avbench.suites", "SUITES"),
@@ -23,11 +22,11 @@ REGISTRIES = {
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(sorted([*REGISTRIES, "models"])))
+@click.argument("what", type=click.Choice(sorted([*REGISTRIES, "datasets", "models"])))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def listing(what: str, as_json: bool) -> None:
     """List attacks, threats, suites, datasets, models and so on."""
-    found = _models() if what == "models" else _registered(what)
+    found = {"models": _models, "datasets": _datasets}.get(what, lambda: _registered(what))()
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -49,6 +48,12 @@ def _registered(what: str) -> dict[str, str]:
 def _threats(preset: tuple[object, ...]) -> str:
     texts = list(map(str, preset))
     return ", ".join(texts) if len(texts) <= 3 else f"{len(texts)} threats, {texts[0]} to {texts[-1]}"
+
+
+def _datasets() -> dict[str, str]:
+    from avbench.datasets.cards import names, read_card
+
+    return {name: read_card(name).summary for name in names()}
 
 
 def _models() -> dict[str, str]:

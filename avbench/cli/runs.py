@@ -87,7 +87,7 @@ def evaluate(
     """
     run_with = RunOptions(**options)
 
-    from avbench.datasets.shards import open_split
+    from avbench.datasets.splits import open_split
     from avbench.submission import find_candidate
     from avbench.suites import find_suite
 

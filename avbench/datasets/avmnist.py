@@ -10,15 +10,16 @@ import struct
 import wave
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avbench.datasets import DATASETS, Dataset, Sample
-from avbench.datasets.cards import Card, read_card
+from avbench.datasets import DATASETS, Dataset, Entry
+from avbench.datasets.cards import Card
+from avbench.datasets.encoding import Clip, Encoded, encode
 from avbench.datasets.fetch import check_pinned, fetch, fetch_checked, folder
 from avbench.errors import DataError
 
@@ -54,22 +55,30 @@ RECORDINGS = tuple(Recording(d, s, t) for d in range(10) for s in SPEAKERS for t
 class AVMnist(Dataset):
     """Pair MNIST images with FSDD recordings of the same digit, never across splits."""
 
-    def samples(self, split: str, source: Path | None) -> Iterator[Sample]:
-        """Yield the pairs of a split; images are used once, recordings about equally often."""
-        card = read_card("avmnist")
-        if source is None:
-            source = _fetch_all(card)
-        sounds = read_recordings(source)
-        images, labels = _read_mnist(source, card, "t10k" if split == "test" else "train")
+    def entries(self, split: str) -> list[Entry]:
+        """List the pairs of a split; images are used once, recordings about equally often."""
+        if self.source is None:
+            self.source = _fetch_all(self.card)
+        self.sounds = read_recordings(self.source)
+        part = "t10k" if split == "test" else "train"
+        self.images, labels = _read_mnist(self.source, self.card, part)
         spoken = spoken_in(split)
         used = [0] * 10
-        for index in images_in(split, len(labels), card.splits):
+        found = []
+        for index in images_in(split, len(labels), self.card.splits):
             label = int(labels[index])
             recording = spoken[label][used[label] % len(spoken[label])]
             used[label] += 1
-            audio = fit(read_wav(recording.stem, sounds[recording.stem]), card.samples)
-            video = np.repeat(images[index][None, None], 3, axis=1)
-            yield Sample(f"{split}-{index:05d}-{recording.stem}", label, audio, video)
+            found.append(Entry(f"{split}-{index:05d}-{recording.stem}", label))
+        return found
+
+    def clips(self, entries: Sequence[Entry]) -> Iterator[Encoded]:
+        """Join image and recording."""
+        for entry in entries:
+            _, index, stem = entry.id.split("-")
+            audio = fit(read_wav(stem, self.sounds[stem]), self.card.samples)
+            video = np.repeat(self.images[int(index)][None, None], 3, axis=1)
+            yield encode(Clip(audio, video), self.card.sample_rate)
 
 
 def spoken_in(split: str) -> list[list[Recording]]:

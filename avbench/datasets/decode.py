@@ -17,7 +17,6 @@ from bisect import bisect_right
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import av.filter
@@ -27,23 +26,24 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image
 
+from avbench.datasets.encoding import Clip
 from avbench.datasets.media import TOLERANCE, Limits, Scan, open_container, open_regular, scan_all, streams_of
 from avbench.errors import BrokenClip
 from avbench.types import InputSpec
 
 Frames = dict[Fraction, NDArray[np.uint8]]  # (3, height, width) by the instant in seconds that they are shown at
+CUT = Fraction(1)  # s; by how much a cut clip may be longer or shorter than the list says
 INDEXED = ("mov", "matroska")  # formats in which a jump to a key frame is exact
 EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 
 
-class Clip(NamedTuple):
-    """What a sample stores, without id and label."""
-
-    audio: NDArray[np.int16]  # (samples,)
-    video: NDArray[np.uint8]  # (frames, 3, height, width), RGB
-
-
-def decode(path: Path, spec: InputSpec, seconds: float | None = None, limits: Limits | None = None) -> Clip:
+def decode(
+    path: Path,
+    spec: InputSpec,
+    seconds: float | None = None,
+    span: tuple[float, float] | None = None,
+    limits: Limits | None = None,
+) -> Clip:
     """Read one clip from a video file, whole or not at all.
 
     Args:
@@ -51,6 +51,8 @@ def decode(path: Path, spec: InputSpec, seconds: float | None = None, limits: Li
         spec: what the clip becomes.
         seconds: length that the dataset promises. MPEG program streams (GRID's .mpg) do not declare their own, so only
             this tells a file that stops early from a short one.
+        span: start and end, in seconds, of the part of a longer video that is the clip. A file about as long as that
+            part is taken for the part itself, cut out before.
         limits: what the file may cost.
 
     Raises:
@@ -61,8 +63,10 @@ def decode(path: Path, spec: InputSpec, seconds: float | None = None, limits: Li
         with open_regular(path, limits) as file:
             with open_container(file, limits) as container:
                 scan = scan_all(container, file, spec.sample_rate, seconds, limits)
-                center, instants = _instants(scan.times[0], scan.end, spec)
-                audio = _window(scan.audio, round((center - scan.audio_start) * spec.sample_rate), spec.samples)
+                start, end = _part(scan, span)
+                center, instants = _instants(start, end, spec)
+                sound, began = _sound(scan, start, end, span, spec.sample_rate)
+                audio = _window(sound, round((center - began) * spec.sample_rate), spec.samples)
                 frames = _jump(container, scan, instants, spec)
             if frames is None:
                 with open_container(file, limits) as container:
@@ -85,6 +89,32 @@ def _instants(start: Fraction, end: Fraction, spec: InputSpec) -> tuple[Fraction
     center = count // 2
     first = min(max(center - spec.frames // 2, 0), max(count - spec.frames, 0))
     return start + center / fps, [start + (first + i) % count / fps for i in range(spec.frames)]
+
+
+def _part(scan: Scan, span: tuple[float, float] | None) -> tuple[Fraction, Fraction]:
+    """Start and end of the clip, in seconds of the file's own time."""
+    start, end = scan.times[0], scan.end
+    if span is None:
+        return start, end
+    first, last = (Fraction(moment).limit_denominator(1_000_000) for moment in span)
+    if abs(end - start - (last - first)) <= CUT:
+        return start, end
+    if start + last > end + TOLERANCE:
+        raise BrokenClip("other-length", f"{float(end - start):.2f} s hold no part from {span[0]:g} to {span[1]:g} s")
+    return start + first, min(start + last, end)
+
+
+def _sound(
+    scan: Scan, start: Fraction, end: Fraction, span: tuple[float, float] | None, rate: int
+) -> tuple[NDArray[np.int16], Fraction]:
+    """Cut the sound to the clip, and tell when it starts, in seconds."""
+    if span is None:
+        return scan.audio, scan.audio_start
+    first = max(round((start - scan.audio_start) * rate), 0)
+    last = max(round((end - scan.audio_start) * rate), 0)
+    if not len(cut := scan.audio[first:last]):
+        raise BrokenClip("no-audio", f"no sound from {float(start):g} to {float(end):g} s")
+    return cut, scan.audio_start + Fraction(first, rate)
 
 
 def _window(audio: NDArray[np.int16], center: int, samples: int) -> NDArray[np.int16]:

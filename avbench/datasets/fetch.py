@@ -41,25 +41,31 @@ def folder(dataset: str) -> Path:
 
 
 def check_pinned(path: Path, source: Source) -> None:
-    """Refuse a file that is not the pinned one.
+    """Refuse a file that is not the pinned one; of one without a hash only the size is bounded.
 
     Raises:
         DataError: if the file is missing, or its size or sha256 differ.
     """
     try:
         size = path.stat().st_size
-        found = f"{size} bytes" if size != source.size else f"sha256 {files.sha256_file(path)}"
+        exact = source.sha256 is not None
+        found = f"sha256 {files.sha256_file(path)}" if exact and size == source.size else f"{size} bytes"
     except OSError as error:
         raise DataError(f"{source.file} was expected at {path}: {error.strerror}") from error
-    wanted = f"{source.size} bytes" if size != source.size else f"sha256 {source.sha256}"
-    if found != wanted:
+    if size > source.size or (exact and found != f"sha256 {source.sha256}"):
+        wanted = f"sha256 {source.sha256}" if size == source.size else f"{source.size} bytes"
         raise DataError(f"{source.file} is not the pinned file: it has {found}, expected {wanted} ({path})")
 
 
 def fetch(dataset: str, source: Source) -> Path:
     """Return the cached copy of a pinned file, fetching it if it is not there; see `fetch_checked`."""
     return fetch_checked(
-        dataset, source.file, source.url, lambda path: check_pinned(path, source), source.size, exact=True
+        dataset,
+        source.file,
+        source.url,
+        lambda path: check_pinned(path, source),
+        source.size,
+        source.sha256 is not None,
     )
 
 

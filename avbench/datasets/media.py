@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from avbench.errors import BrokenClip
 
 TOLERANCE = Fraction(1, 4)  # s; what may lack at the end, or between two timestamps, of a clip that counts as whole
+LONGER = Fraction(3, 2)  # s; by how much, or else by a tenth, a clip may be longer than its list promises
 # Containers only: a playlist (HLS, DASH, concat) would make libav open the other files and addresses that it names.
 FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,mpegvideo,h264,wav,mp3,aac,flac"
 
@@ -192,6 +193,8 @@ def _check_whole(container: InputContainer, found: dict[int, Span], file: Binary
         declared.append(("video", video.frames / video.average_rate, found[video.index].end - start))
     if promised is not None:
         declared.append(("file of this dataset", Fraction(promised), end - start))
+        if end - start - Fraction(promised) > max(LONGER, Fraction(promised) / 10):
+            raise BrokenClip("other-length", f"{float(end - start):.2f} s long, the list promises {promised:.2f} s")
     for what, length, there in declared:
         if length - there > TOLERANCE:
             raise BrokenClip("truncated", f"{what} of {float(length):.2f} s stops after {float(there):.2f} s")

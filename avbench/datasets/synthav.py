@@ -8,16 +8,16 @@ exactly (+ - * / sqrt floor), in a fixed order: no sin, no exp, no reduction.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import sqrt
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from avbench.datasets import DATASETS, Dataset, Sample
+from avbench.datasets import DATASETS, Dataset, Entry
+from avbench.datasets.encoding import Clip, Encoded, encode
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -197,11 +197,11 @@ def _video(draws: Draws, kind: str) -> NDArray[np.uint8]:
     return np.rint(np.clip(scene * 255, 0, 255)).astype(np.uint8)
 
 
-def make(split: str, index: int, label: int) -> Sample:
-    """Make one sample; each modality has its own stream and sees of the label only its own kind."""
+def make(split: str, index: int, label: int) -> Clip:
+    """Make one clip; each modality has its own stream and sees of the label only its own kind."""
     key = hashlib.sha256(f"synthav/{VERSION}/{split}/{index}".encode()).digest()
     sound, shape = kinds(label)
-    return Sample(f"{split}-{index:05d}", label, _audio(Draws(key[:16]), sound), _video(Draws(key[16:]), shape))
+    return Clip(_audio(Draws(key[:16]), sound), _video(Draws(key[16:]), shape))
 
 
 @DATASETS.register("synthav")
@@ -210,7 +210,13 @@ class SynthAV(Dataset):
 
     embedded = True
 
-    def samples(self, split: str, source: Path | None) -> Iterator[Sample]:
-        """Yield the samples of a split; labels go round, so classes are balanced."""
-        for index in range(SIZES[split]):
-            yield make(split, index, index % len(CLASSES))
+    def entries(self, split: str) -> list[Entry]:
+        """List the samples of a split; labels go round, so classes are balanced."""
+        return [Entry(f"{split}-{index:05d}", index % len(CLASSES)) for index in range(SIZES[split])]
+
+    def clips(self, entries: Sequence[Entry]) -> Iterator[Encoded]:
+        """Make the clips."""
+        for entry in entries:
+            split, _, index = entry.id.rpartition("-")
+            assert isinstance(entry.label, int)
+            yield encode(make(split, int(index), entry.label), RATE)

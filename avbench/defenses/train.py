@@ -16,18 +16,19 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from rich.progress import track
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from avbench import files
 from avbench.checkpoint import HEADER
 from avbench.datasets import Sample
 from avbench.datasets.cards import read_card
-from avbench.datasets.shards import Split, open_split, to_batch
+from avbench.datasets.splits import load, open_split, read_ahead, to_batch
 from avbench.defenses import DEFENSES, Defense
 from avbench.device import find_device
 from avbench.errors import BadOption, RecipeError, RunConflict
 from avbench.models import build
 from avbench.oracle import margin
+from avbench.types import Batch
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -134,7 +135,7 @@ class Trainer:
                 path.unlink(missing_ok=True)
         if self.weights.exists():
             raise RunConflict(f"{self.weights} exists; choose another --output-dir, or --fresh to train again")
-        card = read_card(recipe.dataset)
+        card = self.card = read_card(recipe.dataset)
         self.defense = _defense(recipe)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -146,16 +147,17 @@ class Trainer:
     def run(self) -> Path:
         """Train the epochs that are missing, then write the weights."""
         self._resume()
-        data = _load(open_split(self.recipe.dataset, "train"))
-        held_out = _load(open_split(self.recipe.dataset, "val"))
+        data = load(open_split(self.recipe.dataset, "train"))
+        held_out = load(open_split(self.recipe.dataset, "val")) if "val" in self.card.splits else []
         if len(data) < self.recipe.batch_size:
             raise RecipeError(f"batch_size {self.recipe.batch_size} is larger than the {len(data)} training samples")
         epochs = range(len(self.log), self.recipe.epochs)
         with torch.random.fork_rng():
             for epoch in track(epochs, "train", disable=self.quiet, transient=True):
                 loss, right = self._epoch(epoch, data)
-                accuracy = self._accuracy(held_out)
-                self.log.append({"epoch": epoch, "loss": loss, "train_accuracy": right, "val_accuracy": accuracy})
+                self.log.append({"epoch": epoch, "loss": loss, "train_accuracy": right})
+                if held_out:
+                    self.log[-1]["val_accuracy"] = self._accuracy(held_out)
                 self._save()
         return self._finish()
 
@@ -166,10 +168,13 @@ class Trainer:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch))
         total, steps = 0.0, 0
         random = np.random.default_rng([self.recipe.seed, epoch])
-        for chunk in torch.split(order, self.recipe.batch_size):
-            if len(chunk) < 2:  # batch norm needs two
-                continue
-            batch = to_batch([self.recipe.augmentation(data[i], random) for i in chunk]).to(self.device)
+        chunks = [chunk for chunk in torch.split(order, self.recipe.batch_size) if len(chunk) > 1]  # for batch norm
+
+        def read(chunk: Tensor) -> Batch:
+            return to_batch([self.recipe.augmentation(data[i], random) for i in chunk.tolist()], self.card)
+
+        for batch in read_ahead(read, chunks):
+            batch = batch.to(self.device)
             self._set_rate(epoch + steps * self.recipe.batch_size / len(data))
             loss = self.defense.loss(self.model, batch)
             if not math.isfinite(value := loss.item()):
@@ -199,7 +204,7 @@ class Trainer:
         self.model.eval()
         right = 0
         for start in range(0, len(data), 64):
-            batch = to_batch(data[start : start + 64]).to(self.device)
+            batch = to_batch(data[start : start + 64], self.card).to(self.device)
             right += int((margin(self.model(*batch.inputs), batch.labels) > 0).sum())
         return 100 * right / len(data)
 
@@ -244,10 +249,6 @@ class Trainer:
         files.publish(self.weights, lambda temporary: save_file(tensors, temporary, metadata))
         self.state.unlink(missing_ok=True)
         return self.weights
-
-
-def _load(split: Split) -> list[Sample]:
-    return [split.stored(index) for index in range(len(split))]
 
 
 def _defense(recipe: Recipe) -> Defense:
