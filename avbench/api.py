@@ -16,7 +16,7 @@ from avbench import files, store, summarize
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets.cards import read_card
 from avbench.datasets.splits import open_split
-from avbench.errors import AvbenchError, BadModel, IncompleteRun
+from avbench.errors import AvbenchError, BadModel, IncompleteRun, ProtocolMismatch
 from avbench.metrics import Rows
 from avbench.options import RunOptions
 from avbench.runner import evaluate as run_suite
@@ -61,6 +61,27 @@ def score(run: str | Path) -> pd.DataFrame:
     return summarize.score(read_run(Path(run)))
 
 
+def compare(one: str | Path, other: str | Path) -> pd.DataFrame:
+    """Compare two runs on the samples that both have; columns as in `avbench.summarize.compare`.
+
+    Runs of one fixed split may lack different clips: what either lacks is left out of both.
+
+    Raises:
+        IncompleteRun: if a run has no rows, or they share no sample.
+        ProtocolMismatch: if the runs are of different splits, threats or modes of a suite.
+    """
+    (mine, rows), (theirs, other_rows) = (_verified(Path(run)) for run in (one, other))
+    if (_fixed(mine), mine["suite"]["mode"]) != (_fixed(theirs), theirs["suite"]["mode"]):
+        raise ProtocolMismatch(f"{mine['track']} and {theirs['track']} are not comparable: another split or protocol")
+    return summarize.compare(
+        *(Rows(frame, cells=_cells(record)) for record, frame in ((mine, rows), (theirs, other_rows)))
+    )
+
+
+def _cells(record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((threat, attack) for threat in record["threats"] for attack in record["attacks"])
+
+
 def read_run(run: Path) -> Rows:
     """Read the rows of a run, with its baseline's where there are any.
 
@@ -68,7 +89,7 @@ def read_run(run: Path) -> Rows:
         IncompleteRun: if the run has no rows, or rows that are not those of its record.
     """
     record, rows = _verified(run)
-    cells = tuple((threat, attack) for threat in record["threats"] for attack in record["attacks"])
+    cells = _cells(record)
     name = read_card(record["dataset"]["name"]).baseline
     for folder in (run.resolve().parent, files.root() / "leaderboard" / "results" / record["track"]):
         if name and (baseline := _baseline(folder / name, record)) is not None:

@@ -33,9 +33,9 @@ def estimate(run: Run) -> list[Estimate]:
     """
     n = len(run.positions)
     with deterministic(run.victim.device):
-        first = run.split.batch(range(min(ANSWERS, len(run.split)))).to(run.victim.device)
+        first = run.split.batch(run.split.present[:ANSWERS]).to(run.victim.device)
         size = min(run.choose_micro_batch(first, None), n)
-        batch = run.split.batch(range(size)).to(run.victim.device)
+        batch = run.split.batch(run.positions[:size]).to(run.victim.device)
         seconds: dict[tuple[tuple[Modality, ...], bool], tuple[float, float]] = {}
         found = []
         for cell in run.cells:

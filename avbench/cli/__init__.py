@@ -9,7 +9,7 @@ import rich_click as click
 from avbench import __version__
 from avbench.cli.boards import leaderboard
 from avbench.cli.data import data
-from avbench.cli.look import env, listing, score, show
+from avbench.cli.look import compare, env, listing, score, show
 from avbench.cli.runs import evaluate, train
 from avbench.errors import AvbenchError
 
@@ -39,5 +39,5 @@ def main() -> None:
     """
 
 
-for command in (evaluate, train, score, show, listing, env, data, leaderboard):
+for command in (evaluate, train, score, show, compare, listing, env, data, leaderboard):
     main.add_command(command)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import rich_click as click
 
+from avbench.cli.hub import pull, push
+
 _FOLDER = click.Path(path_type=Path)
 
 
@@ -111,3 +113,7 @@ def info(name: str) -> None:
     from avbench.datasets.cards import read_card
 
     click.echo(yaml.safe_dump(read_card(name).model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
+
+
+for command in (push, pull):
+    data.add_command(command)

@@ -72,6 +72,22 @@ def _models() -> dict[str, str]:
 
 
 @click.command()
+@click.argument("one", type=click.Path(path_type=Path))
+@click.argument("other", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(one: Path, other: Path, as_json: bool) -> None:
+    """Compare runs ONE and OTHER sample by sample, on the samples that both have."""
+    from avbench import api
+    from avbench.cli.tables import print_comparison
+
+    found = api.compare(one, other)
+    if as_json:
+        click.echo(found.to_json(orient="records", indent=2))
+    else:
+        print_comparison(one, other, found)
+
+
+@click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def score(run: Path, as_json: bool) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition, Stream
+from av.stream import Stream
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -77,9 +77,9 @@ def open_container(file: BinaryIO, limits: Limits) -> Iterator[InputContainer]:
 
 
 def streams_of(container: InputContainer) -> tuple[VideoStream, AudioStream]:
-    """Choose the streams that a player chooses; a cover picture is not a video."""
+    """Choose the streams that a player chooses."""
     video, audio = container.streams.best("video"), container.streams.best("audio")
-    if not isinstance(video, VideoStream) or video.disposition & Disposition.attached_pic:
+    if not isinstance(video, VideoStream):
         raise BrokenClip("no-video", "no video track")
     if not isinstance(audio, AudioStream):
         raise BrokenClip("no-audio", "no audio track")
@@ -157,7 +157,7 @@ def scan_all(container: InputContainer, file: BinaryIO, rate: int, promised: flo
         if packet.stream_index == audio.index:
             sound.add(packet)
     if not times:
-        raise BrokenClip("no-video", "the video track is empty")
+        raise BrokenClip("no-video", "the video track holds no moving pictures")
     heard = sound.finish()
     assert sound.start is not None
     spans[audio.index] = Span(sound.start, sound.start + sound.heard)
