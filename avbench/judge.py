@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,7 +15,7 @@ from avbench.types import AVInput, Batch, Modality
 
 @torch.no_grad()
 def judge(victim: Victim, batch: Batch, clips: AVInput, embeddings: Mapping[Modality, Tensor]) -> pd.DataFrame:
-    """Predict and measure, one row a sample; columns as in `avbench.store.COLUMNS` without threat and attack.
+    """Predict and measure, one row a sample; columns as in `avbench.store.columns` without threat and attack.
 
     Args:
         victim: the model.
@@ -25,14 +26,19 @@ def judge(victim: Victim, batch: Batch, clips: AVInput, embeddings: Mapping[Moda
     logits = victim.logits(clips, embeddings, batch.ids)
     found = margin(logits, batch.labels)
     columns: dict[str, Tensor] = {
-        "label": batch.labels,
-        "prediction": logits.argmax(dim=1),
         "correct": found > 0,
         "margin": found,
         "loss": classification_loss(logits, batch.labels),
         **perceptibility(batch.inputs, clips),
     }
-    return pd.DataFrame({"sample": batch.ids} | {name: column.cpu().numpy() for name, column in columns.items()})
+    rows = {"sample": batch.ids} | _answers(logits.cpu(), batch.labels.cpu())
+    return pd.DataFrame(rows | {name: column.cpu().numpy() for name, column in columns.items()})
+
+
+def _answers(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    if labels.dim() == 1:
+        return {"label": labels.numpy(), "prediction": logits.argmax(dim=1).numpy()}
+    return {"labels": [row.nonzero()[:, 0].short().numpy() for row in labels], "scores": list(logits.numpy())}
 
 
 def perceptibility(clean: AVInput, clips: AVInput) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ class Run:
         self._prepare()
         order = [*REFERENCES, *self.cells]
         with RunProgress(len(self.positions) * len(order), quiet) as self.progress:
-            if self.suite.mode == "every":
+            if self.suite.mode == "every" or self.split.card.task == "multilabel":  # whose clips are never all right
                 self._stage(self.positions, order)
             else:
                 self._stage(self.positions, REFERENCES)

@@ -21,7 +21,9 @@ PROTOCOL = 1  # rises whenever a stored number could change its meaning
 
 _KEYS = ("run", "track", "model", "suite", "threats", "attacks", "cells", "provenance", "rows_sha256")  # of run.json
 
-COLUMNS: dict[str, tuple[pa.DataType, str, str]] = {
+Columns = dict[str, tuple[pa.DataType, str, str]]  # name to type, unit and meaning
+
+COLUMNS: Columns = {
     "sample": (pa.string(), "", "id of the clip in the split's lock file"),
     "threat": (pa.string(), "", "threat model, or 'clean'"),
     "attack": (pa.string(), "", "attack, or 'none', 'silence-audio', 'silence-video'"),
@@ -38,14 +40,27 @@ COLUMNS: dict[str, tuple[pa.DataType, str, str]] = {
     "video_l2": (pa.float32(), "full scale", "root of the sum of squared changes of the pixels"),
     "video_psnr_db": (pa.float32(), "dB", "peak signal-to-noise ratio of the frames, peak 1"),
 }
+_SEVERAL: Columns = {  # where a clip has several labels
+    "margin": (pa.float32(), "logit", "least of the logits of true classes and the negated logits of all others"),
+    "loss": (pa.float32(), "nat", "binary cross-entropy, summed over classes"),
+    "labels": (pa.list_(pa.int16()), "", "true classes, ascending"),
+    "scores": (pa.list_(pa.float32()), "logit", "logits of all classes"),
+}
 
 
-def schema() -> pa.Schema:
+def columns(multilabel: bool) -> Columns:
+    """Columns of a row, which depend on whether its clip has one label or several."""
+    if not multilabel:
+        return COLUMNS
+    return {name: column for name, column in COLUMNS.items() if name not in ("label", "prediction")} | _SEVERAL
+
+
+def schema(multilabel: bool) -> pa.Schema:
     """Column types, with unit and meaning in each field's metadata."""
     return pa.schema(
         [
             pa.field(name, kind, nullable=True, metadata={"unit": unit, "description": meaning})
-            for name, (kind, unit, meaning) in COLUMNS.items()
+            for name, (kind, unit, meaning) in columns(multilabel).items()
         ]
     )
 
@@ -56,8 +71,9 @@ def write_table(path: Path, rows: pd.DataFrame, metadata: Mapping[str, str]) -> 
     Raises:
         DiskFull: if there is no space; nothing is left behind.
     """
-    columns = [pa.array(rows[name], type=kind, from_pandas=False) for name, (kind, *_) in COLUMNS.items()]
-    table = pa.Table.from_arrays(columns, schema=schema().with_metadata(dict(metadata)))
+    fields = schema(multilabel="scores" in rows).with_metadata(dict(metadata))
+    arrays = [pa.array(rows[field.name], type=field.type, from_pandas=False) for field in fields]
+    table = pa.Table.from_arrays(arrays, schema=fields)
     files.publish(
         path, lambda temporary: pq.write_table(table, temporary, compression="snappy", write_page_checksum=True)
     )
@@ -153,7 +169,7 @@ def read_rows(run: Path) -> pd.DataFrame:
         raise IncompleteRun(f"no rows in {run}; run `avbench evaluate` first, or finish it") from error
     except (OSError, pa.ArrowException) as error:
         raise IncompleteRun(f"{path} cannot be read ({error}); repeat `avbench evaluate`") from error
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
+    if missing := [name for name in columns("scores" in table.column_names) if name not in table.column_names]:
         raise IncompleteRun(f"{path} lacks the columns {', '.join(missing)}; it was not written by avbench evaluate")
     frame: pd.DataFrame = table.to_pandas()
     return frame

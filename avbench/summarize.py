@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from avbench.errors import IncompleteRun, ProtocolMismatch
-from avbench.metrics import METRICS, WORST_CASE, Rows, Score
+from avbench.metrics import CLEAN, METRICS, WORST_CASE, Rows, Score
 from avbench.metrics.avg import MEAN_OF_THREATS, average
 from avbench.metrics.intervals import LEVEL, mean
 from avbench.metrics.outcomes import TRIPLE, Outcomes, align
@@ -46,10 +46,12 @@ def rank(runs: Mapping[str, Rows], level: float = 1 - LEVEL) -> pd.DataFrame:
 
     Raises:
         IncompleteRun: if there is nothing to rank, no common sample, or rows are missing.
-        ProtocolMismatch: if the runs do not share exactly one XA, one XV and one XAV threat.
+        ProtocolMismatch: if the runs do not share exactly one XA, one XV and one XAV threat, or are multi-label.
     """
     if not runs:
         raise IncompleteRun("there are no runs to rank; run `avbench evaluate` first")
+    if any(rows.multilabel for rows in runs.values()):
+        raise ProtocolMismatch("runs on clips with several labels are not ranked; compare their scores")
     robust = dict(zip(runs, map(_robust, align(list(runs.values()))), strict=True))
     order = sorted(robust, key=lambda name: (-int(robust[name].sum()), name))
     p_values = _compare(robust, order)
@@ -63,6 +65,36 @@ def rank(runs: Mapping[str, Rows], level: float = 1 - LEVEL) -> pd.DataFrame:
         place = table[-1][1] if shared else position + 1
         table.append((name, place, group, figure.value, figure.low, figure.high, figure.n, p_values[best, name]))
     return pd.DataFrame(table, columns=RANKING)
+
+
+def compare(one: Rows, other: Rows) -> pd.DataFrame:
+    """Compare two runs sample by sample, on the samples that both have: right when clean, and in the worst case.
+
+    Returns:
+        A row for clean clips, one for each threat, and one for the mean of XA, XV, XAV where each is one threat, with
+        the columns `threat`, `one` and `other` (accuracy, %), `difference` (one - other, points), `low` and `high`
+        (its 95 % interval), `n`, and `p` of the exact sign-flip test (McNemar's where the figure is one outcome).
+
+    Raises:
+        IncompleteRun: if there is no common sample, or rows are missing.
+        ProtocolMismatch: if the runs were attacked under different threats, or are multi-label.
+    """
+    if one.multilabel or other.multilabel:
+        raise ProtocolMismatch("runs on clips with several labels have no outcome per sample; compare their scores")
+    both = align([one, other])
+    outcomes = {CLEAN: [found.clean for found in both]}
+    outcomes |= {threat: [found.robust(threat) for found in both] for threat in both[0].threats}
+    right = {threat: [found.astype(int) for found in pair] for threat, pair in outcomes.items()}
+    if all(found.by_attack(TRIPLE) for found in both):
+        right[MEAN_OF_THREATS] = [_robust(found).sum(axis=1) for found in both]
+    table = []
+    for threat, (mine, theirs) in right.items():
+        parts = 3 if threat == MEAN_OF_THREATS else 1
+        figure = mean(("difference", threat, WORST_CASE), 100.0 * (mine - theirs) / parts, 100, "points")
+        accuracies = (100 * float(found.mean()) / parts for found in (mine, theirs))
+        p = sign_flip_test(mine - theirs)
+        table.append((threat, *accuracies, figure.value, figure.low, figure.high, figure.n, p))
+    return pd.DataFrame(table, columns=["threat", "one", "other", "difference", "low", "high", "n", "p"])
 
 
 def _robust(outcomes: Outcomes) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ from avbench.metrics import METRICS, WORST_CASE, Rows, Score
 from avbench.metrics.avg import MEAN_OF_THREATS, average
 from avbench.metrics.outcomes import read
 from avbench.metrics.ri import improvement
-from avbench.metrics.sketch import PERCEPTIBILITY, sketch
+from avbench.metrics.sketch import PERCEPTIBILITY, sketch, sketch_scores
 from avbench.threats import parse_threat
 
 XA, XV, XAV = "XA:linf:0.006", "XV:linf:0.006", "XAV:linf:0.006:linf:0.006"
@@ -102,8 +102,11 @@ def test_every_figure_lies_in_its_units_range_and_in_its_interval(
 @every_metric
 def test_every_metric_has_a_figure_for_a_complete_run(name: str) -> None:
     full = dict.fromkeys(CELLS, "1101")
-    scores = METRICS.get(name)(with_sizes(sketch(full, full)))
-    assert scores
+    scores_of_samples = ((1, 0), (0, 1), (0, 0), (1, 1))
+    several = sketch_scores(dict.fromkeys(CELLS, scores_of_samples), labels=[[0], [1], [0, 1], []])
+    kinds = [METRICS.get(name)(with_sizes(rows)) for rows in (sketch(full, full), several)]
+    assert any(kinds)  # for clips with one label, with several, or with either
+    scores = [score for kind in kinds for score in kind]
     assert METRICS.summary(name)
     assert {score.n for score in scores} <= {3, 4}  # 3 are right when clean: the base of the attack success rate
 

@@ -18,6 +18,8 @@ def attack_accuracy(rows: Rows) -> list[Score]:
     >>> [(score.threat, score.attack, score.value) for score in attack_accuracy(sketch(cells))]
     [('XA:linf:0.1', 'fgsm', 75.0)]
     """
+    if rows.multilabel:
+        return []
     outcomes = read(rows)
     return [
         proportion(("attack-accuracy", threat, attack), right)

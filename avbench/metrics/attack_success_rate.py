@@ -20,6 +20,8 @@ def attack_success_rate(rows: Rows) -> list[Score]:
     >>> [(score.attack, round(score.value, 2), score.n) for score in attack_success_rate(sketch(cells))]
     [('fgsm', 33.33, 3), ('worst case', 66.67, 3)]
     """
+    if rows.multilabel:
+        return []
     outcomes = read(rows)
     clean = outcomes.clean
     scores: list[Score] = []

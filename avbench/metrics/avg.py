@@ -36,6 +36,8 @@ def avg(rows: Rows) -> list[Score]:
     >>> [(score.attack, score.value) for score in avg(sketch({"clean none": "11"} | cells))]
     [('pgd', 50.0), ('worst case', 50.0)]
     """
+    if rows.multilabel:
+        return []
     return [
         mean(("avg", MEAN_OF_THREATS, attack), average(*100.0 * right.T), 100, "%")
         for attack, right in read(rows).by_attack(TRIPLE).items()

@@ -16,4 +16,6 @@ def clean_accuracy(rows: Rows) -> list[Score]:
     >>> score.value, score.n, score.unit
     (75.0, 4, '%')
     """
+    if rows.multilabel:
+        return []
     return [proportion(("clean-accuracy", CLEAN, NONE), read(rows).clean)]

@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson for one proportion, paired bootstrap for means over samples, order statistics for medians."""
+"""95 % intervals: Wilson for one proportion, paired bootstrap for means, order statistics for medians, normal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from avbench.metrics import Score
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 RESAMPLES = 2000
 SEED = 0
+NO_SPREAD = 1e-12  # a standard error below it is rounding
 
 Name = tuple[str, str, str]  # metric, threat, attack: the first fields of a score
 
@@ -63,6 +64,30 @@ def bootstrap(values: NDArray[np.float64], lowest: float, highest: float) -> Int
     draws = np.random.default_rng(SEED).multinomial(len(values), counts / len(values), size=RESAMPLES)
     low, high = np.quantile(draws @ levels / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(min(float(low), value), max(float(high), value))
+
+
+def normal(value: float, error: float) -> Interval:
+    """Bound a figure whose standard error is known; NaN if that is 0, for samples without spread prove nothing.
+
+    >>> [round(end, 2) for end in normal(1.5, 0.1)], normal(1.5, 0)
+    ([1.3, 1.7], Interval(low=nan, high=nan))
+    """
+    if error < NO_SPREAD:
+        return Interval(math.nan, math.nan)
+    reach = float(stats.norm.isf((1 - LEVEL) / 2)) * error
+    return Interval(value - reach, value + reach)
+
+
+def share(value: float, error: float) -> Interval:
+    """Bound a figure between 0 and 1 as `normal` does, on the scale of log-odds, where the ends cannot leave the range.
+
+    >>> [round(end, 3) for end in share(0.5, 0.01)], [round(end, 3) for end in share(0.99, 0.01)]
+    ([0.48, 0.52], [0.932, 0.999])
+    """
+    if error < NO_SPREAD:
+        return Interval(math.nan, math.nan)
+    low, high = normal(float(special.logit(value)), error / (value * (1 - value)))
+    return Interval(float(special.expit(low)), float(special.expit(high)))
 
 
 def proportion(name: Name, right: NDArray[np.bool_]) -> Score:

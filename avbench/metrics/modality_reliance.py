@@ -28,6 +28,8 @@ def modality_reliance(rows: Rows) -> list[Score]:
     audio-decides none 25.0
     video-decides none 25.0
     """
+    if rows.multilabel:
+        return []
     outcomes = read(rows)
     video_alone, audio_alone = outcomes.unattacked(SILENCE_AUDIO), outcomes.unattacked(SILENCE_VIDEO)
     scores = [

@@ -40,7 +40,7 @@ def ri(rows: Rows) -> list[Score]:
     >>> [(score.attack, round(score.value, 2)) for score in ri(sketch(run, baseline))]
     [('pgd', 8.33), ('worst case', 8.33)]
     """
-    if rows.baseline is None:
+    if rows.baseline is None or rows.multilabel:
         return []
     mine, theirs = align([rows, Rows(rows.baseline, cells=rows.cells)])
     baseline = theirs.by_attack(TRIPLE)

@@ -22,5 +22,7 @@ def robust_accuracy(rows: Rows) -> list[Score]:
     >>> [(score.threat, score.value) for score in robust_accuracy(sketch(cells))]
     [('XA:linf:0.1', 50.0), ('XAV:linf:0.1:linf:0.1', 25.0)]
     """
+    if rows.multilabel:
+        return []
     outcomes = read(rows)
     return [proportion(("robust-accuracy", name, WORST_CASE), outcomes.robust(name)) for name in outcomes.threats]

@@ -13,12 +13,14 @@ from avbench import files
 from avbench.datasets.cards import Card, read_card
 from avbench.errors import DataError, UnknownName
 from avbench.metrics import CLEAN, NONE, WORST_CASE, Rows
-from avbench.metrics.avg import MEAN_OF_THREATS
 from avbench.metrics.outcomes import TRIPLE
+from avbench.site.figures import Figure, accuracies, means
 from avbench.site.records import Record, Run
 from avbench.site.tables import Cell, Column, Row, Table, number
 from avbench.summarize import rank, score
 from avbench.threats import ThreatModel, parse_threat
+
+COVERAGE = 0.95  # of the fixed split; a run on less is partial and never ranks
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,15 @@ class Scored:
     place: int | None = None
     tie_group: int | None = None
 
-    def cell(self, metric: str, threat: str, attack: str) -> Cell:
-        """One figure with its interval."""
+    def cell(self, figure: Figure) -> Cell:
+        """One figure, with its interval unless it is a detail."""
         s = self.scores
-        found = s[(s["metric"] == metric) & (s["threat"] == threat) & (s["attack"] == attack)]
-        return number(*found.iloc[0][["value", "low", "high"]]) if len(found) else None
+        found = s[(s["metric"] == figure.metric) & (s["threat"] == figure.threat) & (s["attack"] == figure.attack)]
+        if not len(found):
+            return None
+        value, low, high = found.iloc[0][["value", "low", "high"]]
+        cell = number(value, low, high, figure.column.digits)
+        return cell[0] if figure.column.detail and isinstance(cell, list) else cell
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,11 @@ class Board:
         return len({threat.label for threat in self.threats.values()}) == len(self.threats)
 
     @property
+    def multilabel(self) -> bool:
+        """Tell whether its clips have several labels; such a board does not rank."""
+        return self.runs[0].run.multilabel
+
+    @property
     def ranked(self) -> list[Scored]:
         """Runs that have a place, best first."""
         return [scored for scored in self.runs if scored.place is not None]
@@ -70,34 +81,27 @@ class Board:
     def table(self) -> Table:
         """The board's table, ranked rows first."""
         heads = {text: threat.label if self.short else text for text, threat in self.threats.items()}
-        details = [(t, a) for t in self.threats for a in self.record.attacks]
+        figures = (means if self.multilabel else accuracies)(heads, self.record.attacks)
         columns = [
             Column("Rank", "rank", "place by worst-case Avg; runs of one tie group do not differ significantly"),
             Column("Model", "link"),
-            Column("Clean", help="accuracy without attack, %"),
-            *(Column(head, help=f"right under every attack of {text}, %") for text, head in heads.items()),
-            Column("Avg", help="mean of the worst-case XA, XV and XAV, %"),
-            Column("RI", help="Robustness Improvement over the undefended baseline, points"),
-            *(Column(f"{heads[t]} {a}", help=f"accuracy under {a} within {t}, %", detail=True) for t, a in details),
+            *(figure.column for figure in figures),
             Column("n", digits=0, help="samples evaluated"),
+            Column("Coverage", help="share of the fixed split that could be had and was evaluated, %"),
             Column("Date", "text"),
             Column("State", "text", "ranked, or why not"),
         ]  # fmt: skip
-        return Table(columns, [self._row(scored, details) for scored in self.runs])
+        return Table(columns, [self._row(scored, figures) for scored in self.runs])
 
-    def _row(self, scored: Scored, details: Sequence[tuple[str, str]]) -> Row:
+    def _row(self, scored: Scored, figures: Sequence[Figure]) -> Row:
         record = scored.run.record
         place: Cell = [scored.place, f"group {scored.tie_group}"] if scored.place is not None else None
-        single = [scored.cell("attack-accuracy", t, a) for t, a in details]
         cells: list[Cell] = [
             place,
             [record.model.title, f"../../models/{record.model.id}.html"],
-            scored.cell("clean-accuracy", CLEAN, NONE),
-            *(scored.cell("robust-accuracy", threat, WORST_CASE) for threat in self.threats),
-            scored.cell("avg", MEAN_OF_THREATS, WORST_CASE),
-            scored.cell("ri", MEAN_OF_THREATS, WORST_CASE),
-            *(cell[0] if isinstance(cell, list) else cell for cell in single),
+            *map(scored.cell, figures),
             record.dataset.evaluated,
+            100 * record.dataset.coverage,
             record.provenance.date,
             why_unranked(scored.run) or ("ranked" if place else "not ranked"),
         ]
@@ -107,7 +111,7 @@ class Board:
 def why_unranked(run: Run) -> str:
     """Say why a run cannot rank, or nothing if it may."""
     dataset, suite = run.record.dataset, run.record.suite
-    if not run.complete:
+    if not run.complete or dataset.coverage < COVERAGE:
         return f"partial: {dataset.evaluated} of {dataset.size}"
     if not suite.published:
         return "partial: unpublished suite"
@@ -150,7 +154,7 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
 def _identity(run: Run) -> list[object]:
     record = run.record
     suite = [record.suite.name, record.suite.version, record.suite.mode]
-    dataset = [record.dataset.name, record.dataset.split, record.dataset.lock_sha256]
+    dataset = [record.dataset.name, record.dataset.split, record.dataset.identity]
     return [dataset, suite, sorted(record.threats), sorted(record.attacks)]
 
 
@@ -186,6 +190,8 @@ def _check(run: Run, card: Card | None) -> None:
     clean = run.frame[(run.frame["threat"] == CLEAN) & (run.frame["attack"] == NONE)]
     if clean["sample"].nunique() != dataset.evaluated:
         raise DataError(f"{where} claims {dataset.evaluated} samples, its rows hold {clean['sample'].nunique()}")
+    if card and run.multilabel != (card.task == "multilabel"):
+        raise DataError(f"{run.folder / 'rows.parquet'} does not hold the rows of a {card.task} dataset")
     allowed = {(cell.threat, cell.attack) for cell in run.record.cells}
     strangers = [key for key, _ in run.frame.groupby(["threat", "attack"]) if key not in allowed and key[0] != CLEAN]
     if strangers:
@@ -193,11 +199,11 @@ def _check(run: Run, card: Card | None) -> None:
 
 
 def _place(scored: list[Scored]) -> list[Scored]:
-    """Rank what may be ranked; the rest follows, by worst-case Avg."""
+    """Rank what may be ranked; the rest follows, by worst-case Avg or, if multi-label, mAP."""
     able = {one.run.record.model.id: one for one in scored if not why_unranked(one.run)}
     rest = [one for one in scored if one.run.record.model.id not in able]
     labels = sorted(parse_threat(text).label for text in scored[0].run.record.threats)
-    if labels != sorted(TRIPLE):
+    if labels != sorted(TRIPLE) or scored[0].run.multilabel:
         return sorted(scored, key=_order)
     placed = []
     if able:
@@ -208,6 +214,6 @@ def _place(scored: list[Scored]) -> list[Scored]:
 
 
 def _order(one: Scored) -> tuple[float, str]:
-    figure = one.cell("avg", MEAN_OF_THREATS, WORST_CASE)
-    value = figure[0] if isinstance(figure, list) else figure
-    return (-value if isinstance(value, float) else math.inf, one.run.record.model.id)
+    s = one.scores
+    values = s["value"][s["metric"].isin(["avg", "mean-average-precision"]) & (s["attack"] == WORST_CASE)]
+    return (-values.mean() if len(values) else math.inf, one.run.record.model.id)

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from avbench.metrics import WORST_CASE
+from avbench.metrics import DIGITS, WORST_CASE
 from avbench.site.boards import Board, Scored, find_card, why_unranked
 from avbench.site.published import FIGURES, FOUR, MIM, PAPERS, PIXELS, RADII, Reported
 from avbench.site.records import ModelRecord, visible
@@ -24,7 +24,7 @@ CSP = (
     "base-uri 'none'; form-action 'none'"
 )
 TITLES = {"mit-music": "MIT-MUSIC", "kinetics-sounds": "Kinetics-Sounds", "ave": "AVE", "audioset": "AudioSet"}
-HEADLINES = ("clean-accuracy", "robust-accuracy", "avg", "ri")
+HEADLINES = ("clean-accuracy", "robust-accuracy", "avg", "ri", "mean-average-precision", "mean-auc", "d-prime")
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Entry:
         """All scores, headline figures first."""
         rows: list[dict[str, Any]] = []
         for row in self.scored.scores.to_dict("records"):
-            digits = 2 if row["unit"] in ("%", "points", "dB") else 4
+            digits = DIGITS[row["unit"]]
             value = number(row["value"], row["low"], row["high"], digits)
             low, high = value[1:] if isinstance(value, list) else (None, None)
             headline = row["metric"] in HEADLINES and row["attack"] in ("none", WORST_CASE)

@@ -69,8 +69,20 @@ class DatasetRecord(_Record):
     name: Name
     split: Name
     lock_sha256: Hash
-    size: Count
+    fixed_sha256: Hash | None = None  # None in records of datasets whose lock pins every clip
+    size: Count  # of the fixed split
+    missing: Count = 0  # clips of it that were not to be had
     evaluated: Count
+
+    @property
+    def identity(self) -> str:
+        """What runs must share to be compared."""
+        return self.fixed_sha256 or self.lock_sha256
+
+    @property
+    def coverage(self) -> float:
+        """Share of the fixed split that was evaluated."""
+        return self.evaluated / self.size if self.size else 0.0
 
 
 class SuiteRecord(_Record):
@@ -141,8 +153,14 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Tell whether every sample of the split was evaluated."""
-        return self.record.dataset.evaluated == self.record.dataset.size > 0
+        """Tell whether every sample of the split that was to be had was evaluated."""
+        dataset = self.record.dataset
+        return dataset.evaluated + dataset.missing == dataset.size and dataset.evaluated > 0
+
+    @property
+    def multilabel(self) -> bool:
+        """Tell whether its clips have several labels."""
+        return "scores" in self.frame
 
 
 def read_run(folder: Path) -> Run:

@@ -1,0 +1,61 @@
+"""Which scores a board shows, and under which headings: accuracies or, if clips have several labels, class means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from avbench.metrics import CLEAN, NONE, WORST_CASE
+from avbench.metrics.avg import MEAN_OF_THREATS
+from avbench.site.tables import Column
+
+Heads = Mapping[str, str]  # heading of each threat, by its text
+
+
+class Figure(NamedTuple):
+    """One column and the score in it."""
+
+    column: Column
+    metric: str
+    threat: str
+    attack: str
+
+
+def accuracies(heads: Heads, attacks: Sequence[str]) -> list[Figure]:
+    """List the columns of a board of clips with one label."""
+    robust = [
+        Figure(Column(head, help=f"right under every attack of {text}, %"), "robust-accuracy", text, WORST_CASE)
+        for text, head in heads.items()
+    ]
+    single = [
+        Figure(Column(f"{head} {a}", help=f"accuracy under {a} within {t}, %", detail=True), "attack-accuracy", t, a)
+        for t, head in heads.items()
+        for a in attacks
+    ]
+    avg = Column("Avg", help="mean of the worst-case XA, XV and XAV, %")
+    ri = Column("RI", help="Robustness Improvement over the undefended baseline, points")
+    return [
+        Figure(Column("Clean", help="accuracy without attack, %"), "clean-accuracy", CLEAN, NONE),
+        *robust,
+        Figure(avg, "avg", MEAN_OF_THREATS, WORST_CASE),
+        Figure(ri, "ri", MEAN_OF_THREATS, WORST_CASE),
+        *single,
+    ]
+
+
+def means(heads: Heads, attacks: Sequence[str]) -> list[Figure]:
+    """List the columns of a board of clips with several labels."""
+    shown = {
+        "mAP": ("mean-average-precision", "mean average precision"),
+        "AUC": ("mean-auc", "mean area under the ROC curve"),
+        "d'": ("d-prime", "d' of the mean AUC"),
+    }
+    cells = [("Clean", "without attack", CLEAN, NONE)]
+    cells += [(head, f"in the worst case of {text}", text, WORST_CASE) for text, head in heads.items()]
+    single = [(f"{head} {a}", f"under {a} within {text}", text, a) for text, head in heads.items() for a in attacks]
+    return [
+        Figure(Column(f"{head} {word}", help=f"{meaning} {where}", detail=detail, digits=3), metric, threat, attack)
+        for group, detail in ((cells, False), (single, True))
+        for head, where, threat, attack in group
+        for word, (metric, meaning) in shown.items()
+    ]
