@@ -7,7 +7,9 @@ from pathlib import Path
 
 import rich_click as click
 
+from avbench.cli.audit import audit
 from avbench.cli.hub import pull, push
+from avbench.cli.new import new
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -115,5 +117,5 @@ def info(name: str) -> None:
     click.echo(yaml.safe_dump(read_card(name).model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
 
 
-for command in (push, pull):
+for command in (new, audit, push, pull):
     data.add_command(command)

@@ -65,7 +65,7 @@ def decode(audio: bytes, frames: Sequence[bytes], spec: InputSpec) -> Clip:
             if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, spec.sample_rate):
                 raise ValueError(f"the audio is not mono, 16 bit, {spec.sample_rate} Hz")
             sound = np.frombuffer(file.readframes(spec.samples + 1), "<i2")
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that ends outside the file
         raise ValueError(f"the audio is no WAV file: {error}") from error
     if sound.shape != (spec.samples,) or len(frames) != spec.frames:
         raise ValueError(f"it has {len(sound)} samples and {len(frames)} frames")
@@ -73,7 +73,10 @@ def decode(audio: bytes, frames: Sequence[bytes], spec: InputSpec) -> Clip:
 
 
 def _pixels(png: bytes, spec: InputSpec) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(png), formats=("png",)) as image:
-        if (image.width, image.height, image.mode) != (spec.width, spec.height, "RGB"):
-            raise ValueError(f"a frame has {image.width} x {image.height} pixels of {image.mode}")
-        return np.asarray(image).transpose(2, 0, 1)
+    try:
+        with Image.open(io.BytesIO(png), formats=("png",)) as image:
+            if (image.width, image.height, image.mode) != (spec.width, spec.height, "RGB"):
+                raise ValueError(f"a frame has {image.width} x {image.height} pixels of {image.mode}")
+            return np.asarray(image).transpose(2, 0, 1)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"a frame is no PNG file: {error}") from error

@@ -139,7 +139,8 @@ def _mids(path: Path, card: Card) -> dict[str, int]:
 def _table(rows: Rows, card: Card, labels: Path | None) -> Iterator[Entry]:
     """Read columns id, label (several with `;` between), file; perhaps seconds, start and end, sha256."""
     _, head = next(rows, (0, []))
-    if not set(_COLUMNS[:3]) <= set(head) <= set(_COLUMNS) or ("start" in head) != ("end" in head):
+    known = set(_COLUMNS[:3]) <= set(head) <= set(_COLUMNS) and len(set(head)) == len(head)
+    if not known or ("start" in head) != ("end" in head):
         raise _BadRowError(f"the first line must name columns of {', '.join(_COLUMNS)}; the first three are required")
     for line, fields in rows:
         if len(fields) != len(head):
@@ -150,7 +151,7 @@ def _table(rows: Rows, card: Card, labels: Path | None) -> Iterator[Entry]:
         if not re.fullmatch("([0-9a-f]{64})?", row.get("sha256", "")):
             raise _BadRowError(f"line {line} has {row['sha256']!r} where a sha256 is due")
         seconds = _seconds(row["seconds"], line) if row.get("seconds") else None
-        span = _span(row["start"], row["end"], line) if row.get("start") else None
+        span = _span(row["start"], row["end"], line) if row.get("start") or row.get("end") else None
         label = _label(card, row["label"].split(";"), line)
         yield Entry(row["id"], label, row["file"], seconds, span, row.get("sha256") or None)
 

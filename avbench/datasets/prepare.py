@@ -6,7 +6,7 @@ import csv
 import fcntl
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +156,11 @@ class _Making:
             progress.reset(self.bar, total=len(pending))
             self.gaps: list[Gap] = []
             clips = self.maker.clips(pending)
-            rows = [row for shard in plan for row in self._finish(shard, clips)]
+            try:
+                rows = [row for shard in plan for row in self._finish(shard, clips)]
+            finally:
+                if isinstance(clips, Generator):
+                    clips.close()  # ends its processes now, not when an error's traceback is forgotten
         return Prepared(Lock(rows), self.gaps)
 
     def _plan(self) -> list[_Shard]:
@@ -165,12 +169,13 @@ class _Making:
         self.progress.update(self.bar, total=len(self.entries))
         for start in range(0, len(self.entries), SHARD):
             path, part = shard_path(self.place, start // SHARD), self.entries[start : start + SHARD]
-            known = {row.id: row.clip.sha256 for row in self._kept(path)}
+            labels = {entry.id: entry.label for entry in part}
+            known = {row.id: row.clip.sha256 for row in self._kept(path) if labels.get(row.id) == row.label}
             whole = len(known) == (shards.count_rows(path) if path.exists() else -1)
             plan.append(_Shard(path, part, known, whole))
             self.progress.advance(self.bar, len(part))
-        for stray in {*self.place.glob("*.parquet")} - {shard.path for shard in plan}:
-            stray.unlink()
+        for stray in {*self.place.glob("*.parquet"), *self.place.glob(".*.tmp")} - {shard.path for shard in plan}:
+            stray.unlink()  # of a split that was larger, or of a call that was killed
         return plan
 
     def _kept(self, path: Path) -> Iterator[Row]:
@@ -188,13 +193,14 @@ class _Making:
         for entry in shard.missing:
             clip = next(clips)
             if isinstance(clip, BrokenClip):
-                self.gaps.append(Gap(entry.id, clip.reason, clip.what))
+                detail = clip.what.encode(errors="backslashreplace").decode()  # folders' names may be any bytes
+                self.gaps.append(Gap(entry.id, clip.reason, detail))
             else:
                 fresh[entry.id] = clip
             self.progress.update(self.bar, advance=1, gaps=f"{len(self.gaps)} missing" if self.gaps else "")
         if fresh or not shard.whole:
             (self.place / LOCK).unlink(missing_ok=True)  # until all shards are those of one lock again
-            held = {row.id: row.clip for row in self._kept(shard.path)} | fresh
+            held = {row.id: row.clip for row in self._kept(shard.path) if row.id in shard.known} | fresh
             rows = [Row(one.id, one.label, held[one.id]) for one in shard.entries if one.id in held]
             shards.write(shard.path, self.card, rows, {"identity": self.identity})
         hashes = shard.known | {id_: clip.sha256 for id_, clip in fresh.items()}
@@ -225,7 +231,8 @@ class _Rate(ProgressColumn):
 
 def _progress() -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("[red]{task.fields[gaps]}"))
-    return Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), transient=True)
+    first, last, console = TextColumn("{task.description}"), TimeRemainingColumn(), Console(stderr=True)
+    return Progress(first, *columns, last, transient=True, console=console)
 
 
 @contextmanager

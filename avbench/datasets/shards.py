@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,6 +21,8 @@ SHARD = 250  # clips of the fixed split that a file stands for, whether they cou
 ROW_GROUP = 10  # clips; the unit of reading, so that a shuffled reader need not read far more than it uses
 LOCK, GAPS = "lock.csv", "gaps.csv"  # beside the shards of a split; the lock is written last
 _META = b"avbench"
+_reading = Lock()  # two threads that read one ParquetFile at once crash the process
+_UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)  # a name may be no Unicode
 
 
 def folder(dataset: str) -> Path:
@@ -90,7 +93,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads((_open(path).schema_arrow.metadata or {})[_META])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ShardError(f"{path} cannot be read ({error})") from error
     assert isinstance(found, dict)
     return found
@@ -100,7 +103,7 @@ def count_rows(path: Path) -> int:
     """Count the clips of a shard; 0 if it cannot be read."""
     try:
         return int(_open(path).metadata.num_rows)
-    except (OSError, pa.ArrowException):
+    except _UNREADABLE:
         return 0
 
 
@@ -113,7 +116,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     try:
         for group in range(_open(path).num_row_groups):
             yield from read_group(path, group)
-    except (OSError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise ShardError(f"{path} cannot be read ({error})") from error
 
 
@@ -124,9 +127,10 @@ def read_group(path: Path, group: int) -> list[Row]:
         ShardError: if they cannot be read.
     """
     try:
-        table = _open(path).read_row_group(group)
+        with _reading:
+            table = _open(path).read_row_group(group)
         return [_row(row) for row in table.to_pylist()]
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ShardError(f"{path} cannot be read ({error})") from error
 
 

@@ -103,7 +103,8 @@ class Folder:
         if len(found) == 1:
             return found[0]
         if found:
-            return BrokenClip("ambiguous", f"{len(found)} files could be {entry.id}: {', '.join(map(str, found[:3]))}")
+            some = ", ".join(map(str, sorted(found)[:3]))
+            return BrokenClip("ambiguous", f"{len(found)} files could be {entry.id}: {some}")
         return BrokenClip("missing", f"no file {entry.file}")
 
 

@@ -28,7 +28,7 @@ class Workers(Generic[T, R]):
     """Apply a function, which a worker can import, to many tasks in parallel; results come in the tasks' order."""
 
     def __init__(self, function: Callable[[T], R], seconds: float, count: int | None = None) -> None:
-        """Start the processes.
+        """Choose how many processes there are; each starts when a task first needs it.
 
         Args:
             function: of a module's top level.
@@ -37,12 +37,12 @@ class Workers(Generic[T, R]):
         """
         self._function, self._seconds = function, seconds
         self.count = count or len(os.sched_getaffinity(0))
-        self._idle: SimpleQueue[_Worker[T, R]] = SimpleQueue()
+        self._idle: SimpleQueue[_Worker[T, R] | None] = SimpleQueue()
+        for _ in range(self.count):
+            self._idle.put(None)
         self._all: list[_Worker[T, R]] = []
         self._stopped = False
         self._lock = Lock()  # of the last two
-        for _ in range(self.count):
-            self._idle.put(self._start())
 
     def __enter__(self) -> Workers[T, R]:
         return self
@@ -74,20 +74,20 @@ class Workers(Generic[T, R]):
                 self.stop()
                 raise
 
-    def _start(self) -> _Worker[T, R]:
-        worker = _Worker(self._function)
-        self._all.append(worker)
-        return worker
-
     def _ask(self, task: T) -> R | BrokenClip:
+        """Let a worker do one task; runs in a thread, so that Ctrl-C does not stop a process half-way into life."""
         worker = self._idle.get()
-        answer = worker.ask(task, self._seconds)
-        with self._lock:
-            if not worker.alive and not self._stopped:
-                self._all.remove(worker)
-                worker = self._start()
-        self._idle.put(worker)
-        return answer
+        try:
+            with self._lock:
+                if self._stopped:
+                    raise RuntimeError("the workers were stopped")
+                if worker is None or not worker.alive:
+                    self._all = [other for other in self._all if other is not worker]
+                    worker = _Worker(self._function)
+                    self._all.append(worker)
+            return worker.ask(task, self._seconds)
+        finally:
+            self._idle.put(worker)
 
 
 class _Worker(Generic[T, R]):
@@ -104,10 +104,12 @@ class _Worker(Generic[T, R]):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
-        self.alive = True
+        self.alive, self._ready = True, False
 
     def ask(self, task: T, seconds: float) -> R | BrokenClip:
         try:
+            if not self._ready:
+                self._ready = self._pipe.recv()  # what it imports takes none of the task's time
             self._pipe.send(task)
             if self._pipe.poll(seconds):
                 answer: R | BrokenClip = self._pipe.recv()
@@ -130,6 +132,7 @@ def _serve(function: Callable[[T], R], pipe: Connection) -> None:
     """Answer tasks until the other end is closed."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pipe.send(True)
     while True:
         try:
             task = pipe.recv()
