@@ -16,7 +16,7 @@ demo: .venv
 	$(BIN)/avbench leaderboard build --results runs/demo --out build/site
 
 test: .venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: .venv
 	$(BIN)/ruff format --check .

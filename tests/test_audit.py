@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from video_sets import CARD, Inline, write_card
 
 from avbench.cli import main
-from avbench.cli.audit import audit as command
-from avbench.cli.data import data
 from avbench.datasets import perceptual
 from avbench.datasets.audit import Audit, Content, Group, Place, audit
 from avbench.datasets.cards import read_card
@@ -31,7 +29,6 @@ from avbench.datasets.perceptual import Clusters, cluster, picture_print, sound_
 from avbench.datasets.prepare import prepare
 from avbench.errors import BadOption, DataError, UnknownName
 
-data.add_command(command)
 RATE = 8000
 CLASSES = CARD["classes"]
 
@@ -209,10 +206,13 @@ def gray(seed: int, moment: float, height: int, width: int, contrast: float = 1.
     return np.clip(126 + contrast * 25 * waves, 16, 235).astype(np.uint8)
 
 
-def picture(seed: int, contrast: float = 1.0, speed: float = 0.02) -> Callable[[int, int, int, bool], list[Any]]:
+def picture(
+    seed: int, contrast: float = 1.0, speed: float = 0.02, flicker: int = 0
+) -> Callable[[int, int, int, bool], list[Any]]:
     def draw(i: int, height: int, width: int, high: bool) -> list[Any]:
+        light = np.uint8(i // 2 % 2 * flicker)
         return [
-            gray(seed, speed * i, height, width, contrast),
+            gray(seed, speed * i, height, width, contrast) + light,
             *[np.full((height // 2, width // 2), 128, np.uint8)] * 2,
         ]
 
@@ -240,9 +240,9 @@ PLANTED: dict[str, dict[str, Made]] = {
     "test": {
         **{name: clip(1, 1, **how) for name, how in AGAIN.items()},
         "b1.mkv": clip(2, 2), "b2.mkv": clip(2, 7), "c1.mkv": clip(8, 3), "c2.mkv": clip(9, 3, contrast=0.7),
-        "c3.mkv": clip(3, 10, gain=0.7), "clipped.mkv": clip(11, 11, gain=4), "frozen2.mkv": replace(
-            clip(12, 12), draw=picture(12, speed=0), codec="libx264", options=(("crf", "28"),)),
-        "constant.mkv": replace(clip(13, 13), draw=flat), "e0.mkv": clip(14, 14),
+        "c3.mkv": clip(3, 10, gain=0.7), "clipped.mkv": clip(11, 11, gain=4), "constant.mkv": replace(clip(13, 13), draw=flat), "e0.mkv": clip(14, 14),
+        "flickers.mkv": replace(clip(12, 12), draw=picture(12, speed=0, flicker=5)),
+        "blinks.mkv": replace(clip(15, 15), draw=picture(15, speed=0, flicker=9)),
     },
 }  # fmt: skip
 
@@ -293,10 +293,10 @@ def test_each_planted_fault_of_a_clip_is_found_and_nothing_else(planted: tuple[A
         6, ["silent"], {}, {}, ["frozen"],
     )  # fmt: skip
     assert (test.looked_at, test.silent, set(test.clipped), test.constant, test.frozen) == (
-        13, [], {"clipped"}, {"constant": 3}, ["frozen2"],
+        14, [], {"clipped"}, {"constant": 3}, ["flickers"],
     )  # fmt: skip
-    kept = sound(11, gain=4)
-    assert 0.3 < test.clipped["clipped"] / np.mean((kept == 32767) | (kept == -32768)) < 3
+    middle = sound(11, gain=4)[RATE // 2 : -RATE // 2]
+    assert test.clipped["clipped"] == pytest.approx(np.mean(np.abs(middle.astype(int)) >= 32767), rel=0.2)
     assert planted[0].not_prepared == ["val"]
 
 
@@ -305,7 +305,7 @@ def test_the_command_prints_what_was_found_and_succeeds(planted: tuple[Audit, Re
     assert (text.exit_code, as_json.exit_code) == (0, 0)
     assert json.loads(as_json.stdout) == json.loads(json.dumps(asdict(found)))
     for line in (
-        r"train +6 +1 +0 +0 +1", r"test +13 +0 +1 +1 +1", r"clip +1 +1 test, 1 train +1 +1 test, 1 train",
+        r"train +6 +1 +0 +0 +1", r"test +14 +0 +1 +1 +1", r"clip +1 +1 test, 1 train +1 +1 test, 1 train",
         r"clip +1 +4 test, 1 train +1 +4 test, 1 train", "near-duplicate audio:\n  test c3; train c0\n",
         r"clips not looked at: val \(", "test, clipped:\n  clipped: ", "train, silent:\n  silent\n",
     ):  # fmt: skip
@@ -384,8 +384,20 @@ def test_a_sound_that_tells_nothing_is_like_no_other(kind: str) -> None:
     assert len(set(found.frame.tolist())) == 1
 
 
-def test_a_flat_picture_is_like_no_other() -> None:
-    found = clusters([sound(0)] * 2, [np.full((48, 64), 90, np.uint8)] * 2)
+def test_short_noises_in_silence_are_like_no_other() -> None:
+    random, time = np.random.default_rng(0), np.arange(RATE) / RATE
+    noises = [
+        9000 * np.sin(2 * np.pi * hertz * time) * np.exp(-(((time - middle) / 0.03) ** 2))
+        for hertz, middle in zip(random.uniform(250, 3400, 100), random.uniform(0.3, 0.7, 100), strict=True)
+    ]
+    assert len(set(clusters([noise.astype(np.int16) for noise in noises]).audio.tolist())) == 100
+
+
+@pytest.mark.parametrize("stain", [0, 1])
+def test_a_flat_picture_is_like_no_other(stain: int) -> None:
+    flat_one = np.full((48, 64), 90, np.uint8)
+    flat_one[:20, :30] += np.uint8(stain)
+    found = clusters([sound(0)] * 2, [flat_one] * 2)
     assert found.frame[0] != found.frame[1]
     assert found.audio[0] == found.audio[1]
 
@@ -427,6 +439,7 @@ def test_avmnist_reuses_recordings_and_the_audit_finds_exactly_which(place: Path
     assert len(set.union(*recordings)) == 300
     assert sum(len(group["test"]) for group in found.identical["audio"]) == 2000
     assert (found.identical["clip"], found.identical["frame"], found.similar["audio"]) == ([], [], [])
+    assert found.splits["test"].frozen == [], "a single frame is no frozen video"
     for group in found.similar["clip"]:
         assert re.fullmatch(r"1_\w+", *{id_.split("-")[2] for id_ in group["test"]}), "one recording; ones look alike"
     assert len(found.similar["clip"]) <= 3

@@ -30,8 +30,6 @@ from video_sets import Inline, made
 
 from avbench import files
 from avbench.cli import main
-from avbench.cli.data import data
-from avbench.cli.new import new
 from avbench.datasets import hf
 from avbench.datasets.cards import names, read_card
 from avbench.datasets.clips import Look, _ids
@@ -701,8 +699,7 @@ def test_a_hub_that_does_not_answer_is_a_named_error(hub: HubServer) -> None:
 # --- The command line, and what the documentation says ---
 
 
-def avbench(line: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(data.commands, "new", new)
+def avbench(line: str) -> str:
     [program, *words] = line.split()
     assert program == "avbench"
     done = CliRunner().invoke(main, words, catch_exceptions=False)
@@ -710,11 +707,9 @@ def avbench(line: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return done.output
 
 
-def test_it_says_what_it_made_and_what_comes_next(
-    root: Path, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, workers: None
-) -> None:
+def test_it_says_what_it_made_and_what_comes_next(root: Path, put: Callable[..., Path], workers: None) -> None:
     write_parquet(put, root / "hub/all.parquet", MINE, names=None, split=True)
-    said = avbench("avbench data new mine --from hf hub --frames 2 --size 12", monkeypatch)
+    said = avbench("avbench data new mine --from hf hub --frames 2 --size 12")
     assert (
         "datasets/mine: 30 clips (train 15, val 6, test 9) of 2 classes; each 1.00 s of sound and 2 x 12 x 12 pixels"
         in said
@@ -734,9 +729,7 @@ def test_it_says_what_it_made_and_what_comes_next(
     assert "BadOption: there is a dataset mine already" in again.output
 
 
-def test_the_documented_commands_work_as_they_stand(
-    root: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_documented_commands_work_as_they_stand(root: Path, real_data: Path) -> None:
     [block] = re.findall(r"```sh\n(.*?)```", DOCS.read_text(), re.DOTALL)
     lines = [line.partition("  #")[0].strip() for line in block.splitlines()]
     assert [line.split()[1:3] for line in lines] == [
@@ -745,14 +738,14 @@ def test_the_documented_commands_work_as_they_stand(
         ["evaluate", lines[2].split()[2]],
     ]
     some(real_data / "grid_s1_pack", root / "grid_s1_pack")
-    told = avbench(lines[0], monkeypatch)
+    told = avbench(lines[0])
     assert "of 4 classes" in told
     recipe = next((root / "datasets").glob("*/recipe.yaml"))
     assert lines[1] in told
     assert lines[2] in told
     shorten(recipe, read_recipe(recipe))
-    assert "weights.safetensors" in avbench(lines[1], monkeypatch)
-    assert "9 of 9 samples" in avbench(lines[2], monkeypatch)
+    assert "weights.safetensors" in avbench(lines[1])
+    assert "9 of 9 samples" in avbench(lines[2])
 
 
 def some(pack: Path, place: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -145,7 +147,7 @@ def test_ctrl_c_stops_at_once_without_a_trace_and_the_same_command_continues(roo
     begun = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all
     _, said = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     assert process.returncode == 130
     assert said.strip() == "stopped; what is finished is kept, and the same command continues"
     deadline = time.monotonic() + 2  # the tracker of multiprocessing ends by itself
@@ -214,13 +216,18 @@ def test_a_full_disk_is_a_named_error_and_the_same_command_continues(root: Path)
 def test_any_changed_byte_of_a_shard_is_harmless_or_noticed_and_then_mended(root: Path) -> None:
     expected = calm(root)
     (root / "calm").rename(root / "cache")
-    shard, moments = folder("small") / "test/00002.parquet", random.Random(0)
+    shard, chance = folder("small") / "test/00002.parquet", random.Random(0)
     split, noticed = open_split("small", "test"), 0
     whole = shard.read_bytes()
-    labels = whole.index(b"\0\0\0".join([bytes([split.lock.rows[10].label])]) + b"\0" * 7)
-    for at in [labels, *(moments.randrange(len(whole)) for _ in range(60))]:
+    label = whole.index(struct.pack("<qq", *(row.label for row in split.lock.rows[10:12])))
+    names = [found.start() for found in re.finditer(b"audio|path", whole)]
+    for at, bit in [
+        (label, 1),
+        *((at, 7) for at in names),
+        *((chance.randrange(len(whole)), at % 8) for at in range(60)),
+    ]:
         data = bytearray(whole)
-        data[at] ^= 1 << moments.randrange(8)
+        data[at] ^= 1 << bit
         shard.write_bytes(data)
         bad = False
         for index in range(10, 15):
@@ -234,6 +241,7 @@ def test_any_changed_byte_of_a_shard_is_harmless_or_noticed_and_then_mended(root
         if bad:
             prepare("small", "test", root / "videos")
             assert contents(folder("small") / "test") == expected, f"byte {at} of {len(whole)}"
+            assert split.batch(range(10, 15)).ids == split.ids[10:15]
     assert noticed > 30
 
 

@@ -19,6 +19,7 @@ from avbench.datasets import workers
 from avbench.datasets.workers import AHEAD, Workers
 from avbench.errors import BrokenClip, CorruptShard
 
+pytestmark = pytest.mark.filterwarnings("error")  # what goes wrong in a thread or on the way out is a warning
 EXPECTED = {
     "broken": ("gap", "broken 1: jumps"), "die": ("crashed", "code -11"), "killed": ("crashed", "code -9"),
     "exit": ("crashed", "code 3"), "leave": ("crashed", "code 4"), "fail": ("crashed", "code 1"),
@@ -79,10 +80,10 @@ def test_a_worker_may_use_no_more_than_its_memory_and_dumps_no_core(two: Workers
     assert list(two.map([Job("limits")])) == [(workers.MEMORY, 0)]
 
 
-def test_two_workers_work_at_the_same_time(two: Workers[Job, object]) -> None:
-    start = time.monotonic()
-    list(two.map([Job("nap")] * 4))
-    assert time.monotonic() - start < 1.9
+def test_two_workers_work_at_the_same_time(two: Workers[Job, tuple[float, float]]) -> None:
+    naps = sorted(nap for nap in two.map([Job("nap")] * 6) if not isinstance(nap, BrokenClip))
+    assert any(before[1] > after[0] for before, after in itertools.pairwise(naps)), naps
+    assert not any(before[1] > after[0] for before, after in zip(naps, naps[2:], strict=False)), "but no three"
 
 
 def test_a_caller_that_stops_waits_for_nobody_and_leaves_no_process() -> None:
@@ -94,7 +95,7 @@ def test_a_caller_that_stops_waits_for_nobody_and_leaves_no_process() -> None:
         pids = children(os.getpid()) - before
         start = time.monotonic()
         results.close()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     assert len(pids) >= 2
     assert not any(map(alive, pids - {_tracker()}))
     assert threading.active_count() == started

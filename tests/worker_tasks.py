@@ -64,7 +64,7 @@ ACTS: dict[str, Callable[[Job], object]] = {
     "grow": lambda job: len(bytearray(workers.MEMORY + 1)),
     "unpicklable": lambda job: Unpicklable(),
     "pid": lambda job: os.getpid(),
-    "nap": lambda job: time.sleep(0.5),
+    "nap": lambda job: (time.monotonic(), time.sleep(0.3), time.monotonic())[::2],
     "limits": lambda job: (resource.getrlimit(resource.RLIMIT_AS)[0], resource.getrlimit(resource.RLIMIT_CORE)[0]),
     "big": lambda job: bytes(20 << 20),
 }

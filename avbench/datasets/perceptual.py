@@ -93,7 +93,7 @@ def _same_sound(sounds: NDArray[np.int8], start: int) -> NDArray[np.bool_]:
     """Compare the clips of a block, at every shift, with some moments of each clip from there on."""
     block, moments = sounds[start : start + BLOCK], sounds.shape[1]
     at = np.arange(0, moments, max(1, moments // MOMENTS))
-    others = sounds[start:, at].reshape(len(sounds) - start, -1 if moments else 0).astype(np.float32)
+    others = sounds[start:, at].reshape(len(sounds) - start, -1).astype(np.float32)
     told = np.abs(sounds[start:, at]).sum(2, dtype=np.float32)  # signs of each moment
     best = np.zeros((len(block), len(others)), np.float32)
     for shift in range(-SHIFT, SHIFT + 1):
