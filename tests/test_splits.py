@@ -28,6 +28,7 @@ from PIL import Image
 from video_sets import Inline, name, plain_rows, shrink_shards, write_card, write_videos
 
 from avbench.datasets import encoding, shards, splits
+from avbench.datasets.cards import Lock, Pinned
 from avbench.datasets.decode import decode
 from avbench.datasets.encoding import Clip, digest
 from avbench.datasets.lists import read_entries
@@ -178,7 +179,7 @@ def test_a_split_that_is_not_there_is_a_named_error(made: Path) -> None:
         open_split("later", "test")
     card = (made / "datasets/one/card.yaml").read_text()
     (made / "datasets/one/card.yaml").write_text(card.replace("test: 37", "test: 36"))
-    with pytest.raises(DatasetNotPrepared, match="prepared for another card"):
+    with pytest.raises(DatasetNotPrepared, match="prepared for another list"):
         open_split("one", "test")
     (made / "datasets/one/card.yaml").write_text(card)
 
@@ -308,3 +309,23 @@ def test_a_shard_holds_row_groups_of_a_few_clips(split: Split) -> None:
         assert 0 < sizes[-1] <= shards.ROW_GROUP
     there = [sum(bool(row.sha256) for row in split.lock.rows[start : start + 15]) for start in range(0, CLIPS, 15)]
     assert [shards.count_rows(path) for path in paths] == there
+
+
+def test_pictures_lie_in_memory_as_their_shape_says() -> None:
+    """Torch 2.11 crashes in the backward pass of a 1 x 1 convolution on some transposed pictures."""
+    split = open_split("synthav", "val")
+    assert split.batch([0, 1, 2]).inputs.video.is_contiguous()
+    assert split.stored(0).video.flags["C_CONTIGUOUS"]
+
+
+def test_a_split_of_another_list_with_the_same_name_is_not_taken_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "cache" / "data" / "grid" / "val"
+    place.mkdir(parents=True)
+    rows = [Pinned(f"other-{i}", 0, "0" * 64) for i in range(97)]
+    (place / "lock.csv").write_text(Lock(rows).text)
+    with pytest.raises(DatasetNotPrepared, match="another list"):
+        open_split("grid", "val")

@@ -69,7 +69,8 @@ def decode(audio: bytes, frames: Sequence[bytes], spec: InputSpec) -> Clip:
         raise ValueError(f"the audio is no WAV file: {error}") from error
     if sound.shape != (spec.samples,) or len(frames) != spec.frames:
         raise ValueError(f"it has {len(sound)} samples and {len(frames)} frames")
-    return Clip(sound, np.stack([_pixels(frame, spec) for frame in frames]))
+    # Contiguous: torch 2.11 corrupts its heap in the backward pass of a 1 x 1 convolution on transposed pictures.
+    return Clip(sound, np.ascontiguousarray(np.stack([_pixels(frame, spec) for frame in frames])))
 
 
 def _pixels(png: bytes, spec: InputSpec) -> NDArray[np.uint8]:

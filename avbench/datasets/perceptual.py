@@ -4,7 +4,7 @@ Sound: whether the difference of log energy between neighboring bands rises or f
 ISMIR 2002), compared at shifts of up to 0.2 s; what hardly changes, as in silence or a steady tone, tells nothing.
 Picture: the lowest frequencies of the frame in gray, by their correlation and by their signs (a perceptual hash).
 
-Wrong pairs: sound 0 of 12.5 M (synthav, grid), 3 of 4.5 M (FSDD); frame 12,193 of 0.5 M (grid), 2,590 of 98 M (MNIST).
+Wrong pairs: sound 0 of 12.5 M (synthav, grid), 5 of 4.5 M (FSDD); frame 12,193 of 0.5 M (grid), 2,590 of 98 M (MNIST).
 Found again (12-64 kbit/s, half to 1.5 size, -12 to 3.5 dB, -0.1 to 0.2 s): grid 500 of 500, FSDD 778 of 800.
 """
 

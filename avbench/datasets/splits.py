@@ -19,6 +19,7 @@ from avbench import files
 from avbench.datasets import DATASETS, Sample
 from avbench.datasets.cards import Card, Lock, label_text, read_card
 from avbench.datasets.encoding import decode, digest
+from avbench.datasets.lists import read_entries
 from avbench.datasets.prepare import VERSION, prepare
 from avbench.datasets.shards import LOCK, ROW_GROUP, SHARD, Row, ShardError, folder, read_group, shard_path
 from avbench.errors import BadOption, CorruptShard, DatasetNotPrepared
@@ -171,8 +172,12 @@ def open_split(dataset: str, split: str) -> Split:
             raise DatasetNotPrepared(f"{dataset} {split} is not prepared; run `avbench data prepare {dataset}{videos}`")
         prepare(dataset, split)
     lock = Lock.read(Lock.path(dataset, split) if card.lists is None else path, card.task)
-    if len(lock.rows) != card.splits[split]:
-        raise DatasetNotPrepared(f"{dataset} {split} was prepared for another card; repeat `avbench data prepare`")
+    same = len(lock.rows) == card.splits[split]
+    if same and card.lists and not card.sources:  # a list beside the card: another folder may have one of that name
+        listed = {entry.id: entry.label for entry in read_entries(card, split, None)}
+        same = listed == {row.id: row.label for row in lock.rows}
+    if not same:
+        raise DatasetNotPrepared(f"{dataset} {split} was prepared for another list; repeat `avbench data prepare`")
     return Split(card, split, lock)
 
 
