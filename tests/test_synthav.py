@@ -137,7 +137,7 @@ def test_ceilings_on_the_card_are_those_of_the_best_possible_observer() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sounds_are_what_they_are_called(seed: int) -> None:
-    made = {kind: synthav._sound(synthav.Draws(bytes([seed] * 16)), kind) for kind in synthav.SOUNDS}
+    made = {kind: synthav.sound(synthav.Draws(bytes([seed] * 16)), kind) for kind in synthav.SOUNDS}
     power = {kind: np.abs(np.fft.rfft(wave)) ** 2 + 1e-9 for kind, wave in made.items()}
     bins = {kind: (p > 0.01 * p.max()).sum() for kind, p in power.items()}
     assert max(bins, key=lambda kind: bins[kind]) == "burst"
@@ -149,7 +149,7 @@ def test_sounds_are_what_they_are_called(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_shapes_are_what_they_are_called(seed: int) -> None:
-    masks = {kind: synthav._mask(synthav.Draws(bytes([seed] * 16)), kind)[:, 0] for kind in synthav.SHAPES}
+    masks = {kind: synthav.mask(synthav.Draws(bytes([seed] * 16)), kind)[:, 0] for kind in synthav.SHAPES}
     y, x = np.mgrid[:48, :48]
     disc = masks["disc"]
     for frame in range(4):

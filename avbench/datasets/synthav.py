@@ -94,7 +94,7 @@ def _decay(x: Array) -> Array:
     return y * y
 
 
-def _sound(draws: Draws, kind: str) -> Array:
+def sound(draws: Draws, kind: str) -> Array:
     """Play one kind of sound, (samples,), about 1 at its peak; every kind makes the same draws."""
     pitch = 260 / draws.uniform(0.35, 1)  # Hz
     onset, period = draws.uniform(0, 0.2), draws.uniform(0.2, 0.5)  # s
@@ -122,7 +122,7 @@ def _sound(draws: Draws, kind: str) -> Array:
             return gate * tone / (1 + overtone) * (1 + depth * _wave(rate * since)) / 2
 
 
-def _reverberate(draws: Draws, dry: Array) -> Array:
+def reverberate(draws: Draws, dry: Array) -> Array:
     """Add the echoes of a random room."""
     reach = draws.uniform(0.02, 0.15)  # s
     wet = dry.copy()
@@ -135,11 +135,11 @@ def _reverberate(draws: Draws, dry: Array) -> Array:
 def _audio(draws: Draws, kind: str) -> NDArray[np.int16]:
     """Record a sound in a room, over hiss, rumble and hum; or only these."""
     level = draws.uniform(*LEVEL) if draws.uniform(0, 1) < PRESENT else 0.0
-    wave = level * _reverberate(draws, _sound(draws, kind)) + _background(draws)
+    wave = level * reverberate(draws, sound(draws, kind)) + background(draws)
     return np.rint(np.clip(wave * 32768, -32768, 32767)).astype(np.int16)
 
 
-def _background(draws: Draws) -> Array:
+def background(draws: Draws) -> Array:
     """Make background noise, (samples,)."""
     hiss = draws.noise(SAMPLES)
     slow = draws.noise(SAMPLES // 32 + 1)
@@ -157,7 +157,7 @@ def _texture(draws: Draws, finest: float) -> Array:
     return _wave(cycles).reshape(FRAMES, 1, SIDE, SIDE)
 
 
-def _mask(draws: Draws, kind: str) -> Array:
+def mask(draws: Draws, kind: str) -> Array:
     """Draw a moving, turning shape with soft edges, (frames, 1, height, width) in [0, 1]."""
     size = draws.uniform(*SIZE)  # pixels
     x = _X - draws.uniform(14, 33) - draws.uniform(-2, 2) * (_FRAME - 1.5)
@@ -180,21 +180,36 @@ def _mask(draws: Draws, kind: str) -> Array:
     return np.clip(0.5 - outside, 0, 1).reshape(FRAMES, 1, SIDE, SIDE)
 
 
+def backdrop(draws: Draws, base: Array) -> Array:
+    """Make a moving background around a color, (frames, 3, height, width)."""
+    scene = base + np.zeros((FRAMES, 3, SIDE, SIDE))
+    for finest in (0.04, 0.1, 0.2):
+        scene += draws.color(-0.06, 0.06) * _texture(draws, finest)
+    return scene
+
+
+def surface(draws: Draws, base: Array) -> Array:
+    """Make the look of a shape, which stands out from a background of the color `base`."""
+    contrast = draws.sign() * draws.uniform(*CONTRAST) + draws.color(-0.05, 0.05)
+    return base + contrast + draws.color(-0.05, 0.05) * _texture(draws, 0.2)
+
+
+def develop(draws: Draws, scene: Array) -> NDArray[np.uint8]:
+    """Put a scene under changing light, add grain, and round it to pixels."""
+    slant = draws.uniform(-0.006, 0.006) * (_X - 23.5) + draws.uniform(-0.006, 0.006) * (_Y - 23.5)
+    light = draws.uniform(0.85, 1.15) + draws.uniform(-0.06, 0.06) * (_FRAME - 1.5) + slant
+    scene = scene * light[:, None]
+    scene += draws.uniform(*GRAIN) * draws.noise(FRAMES, 3, SIDE, SIDE)
+    return np.rint(np.clip(scene * 255, 0, 255)).astype(np.uint8)
+
+
 def _video(draws: Draws, kind: str) -> NDArray[np.uint8]:
     """Film a shape over a moving background under changing light; or only the background."""
     opaque = 1.0 if draws.uniform(0, 1) < PRESENT else 0.0
     base = draws.color(0.35, 0.65)
-    scene = base + np.zeros((FRAMES, 3, SIDE, SIDE))
-    for finest in (0.04, 0.1, 0.2):
-        scene += draws.color(-0.06, 0.06) * _texture(draws, finest)
-    contrast = draws.sign() * draws.uniform(*CONTRAST) + draws.color(-0.05, 0.05)
-    surface = base + contrast + draws.color(-0.05, 0.05) * _texture(draws, 0.2)
-    scene += opaque * _mask(draws, kind) * (surface - scene)
-    slant = draws.uniform(-0.006, 0.006) * (_X - 23.5) + draws.uniform(-0.006, 0.006) * (_Y - 23.5)
-    light = draws.uniform(0.85, 1.15) + draws.uniform(-0.06, 0.06) * (_FRAME - 1.5) + slant
-    scene *= light[:, None]
-    scene += draws.uniform(*GRAIN) * draws.noise(FRAMES, 3, SIDE, SIDE)
-    return np.rint(np.clip(scene * 255, 0, 255)).astype(np.uint8)
+    scene = backdrop(draws, base)
+    shown = surface(draws, base)
+    return develop(draws, scene + opaque * mask(draws, kind) * (shown - scene))
 
 
 def make(split: str, index: int, label: int) -> Clip:
