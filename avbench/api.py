@@ -1,11 +1,9 @@
-"""The two calls of a notebook: evaluate a model, score a run."""
+"""The calls of a notebook: evaluate a model, score a run, compare two."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,10 @@ from avbench.options import RunOptions
 from avbench.runner import evaluate as run_suite
 from avbench.submission import find_candidate
 from avbench.suites import Suite, find_suite
+from avbench.tensors import given_back
 
 
-def evaluate(
+def evaluate_model(
     model: str | Path | nn.Module,
     dataset: str | None = None,
     suite: str | Suite = "cvpr21-attack",
@@ -45,7 +44,7 @@ def evaluate(
     if not isinstance(model, nn.Module):
         candidate, card = find_candidate(str(model), dataset)
         return run_suite(candidate, open_split(card.name, split), chosen, how, quiet)
-    with _given_back(model):
+    with given_back(model):
         return run_suite(_own(model), open_split(dataset or "synthav", split), chosen, how, quiet)
 
 
@@ -141,20 +140,6 @@ def _plain_attributes(model: nn.Module) -> dict[str, Any]:
         for key, value in vars(part).items()
         if isinstance(value, kinds) and key != "training" and not key.startswith("_")
     }
-
-
-@contextmanager
-def _given_back(model: nn.Module) -> Iterator[None]:
-    """Restore a module's mode and gradient flags, so that its owner can go on training."""
-    training = {part: part.training for part in model.modules()}
-    gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        yield
-    finally:
-        for part, mode in training.items():
-            part.training = mode
-        for parameter, flag in gradients.items():
-            parameter.requires_grad_(flag)
 
 
 def _own(model: nn.Module) -> Candidate:

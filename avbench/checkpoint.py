@@ -35,7 +35,7 @@ class Candidate:
     architecture: str
     arguments: Mapping[str, Any]
     weights_sha256: str
-    about: Mapping[str, str] = field(default_factory=dict)  # title, description and the like; for readers
+    about: Mapping[str, Any] = field(default_factory=dict)  # title, description and the like; for readers
 
     @property
     def identity(self) -> dict[str, Any]:

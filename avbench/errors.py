@@ -48,7 +48,11 @@ class NonFiniteOutput(AvbenchError):
 
 
 class BadModel(AvbenchError):
-    """A model breaks its contract (wrong output shape, stages that disagree, no gradient to an attacked input)."""
+    """A model breaks its contract (wrong output shape, stages that disagree, answers that no seed repeats)."""
+
+
+class NoGradient(BadModel):
+    """No gradient reaches an attacked input that the model says it reads."""
 
 
 class PretrainedUnavailable(AvbenchError):

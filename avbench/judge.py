@@ -9,8 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from avbench.errors import BadModel
 from avbench.oracle import Victim, classification_loss, margin
+from avbench.rng import seeded
 from avbench.types import AVInput, Batch, Modality
+
+SAME = 1e-4  # relative and absolute, logits: what the order of additions on a GPU may change, and no defense does
 
 
 @torch.no_grad()
@@ -33,6 +37,26 @@ def judge(victim: Victim, batch: Batch, clips: AVInput, embeddings: Mapping[Moda
     }
     rows = {"sample": batch.ids} | _answers(logits.cpu(), batch.labels.cpu())
     return pd.DataFrame(rows | {name: column.cpu().numpy() for name, column in columns.items()})
+
+
+@torch.no_grad()
+def drawn_at_random(victim: Victim, batch: Batch) -> Tensor:
+    """Tell which answers change from one draw of torch's global generator to the next, (batch,) bool.
+
+    Raises:
+        BadModel: if they change although it is seeded alike, so that no run could be repeated.
+    """
+    answers = []
+    for draw in (0, 0, 1):
+        with seeded(victim.device, "draw", draw):
+            answers.append(victim.logits(batch.inputs, {}, batch.ids))
+    repeated, redrawn = (~torch.isclose(answers[0], other, rtol=SAME, atol=SAME).all(dim=1) for other in answers[1:])
+    if repeated.any():
+        raise BadModel(
+            f"the model answers sample {batch.ids[int(repeated.int().argmax())]} differently each time, though torch's "
+            "global generator is seeded alike; let it draw from that one, and keep no state between calls"
+        )
+    return redrawn
 
 
 def _answers(logits: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avbench.errors import BadModel, BadOption, NonFiniteOutput
+from avbench.errors import BadModel, BadOption, NoGradient, NonFiniteOutput
 from avbench.types import MODALITIES, AVInput, Batch, Modality, TwoStageModel, modalities_of
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> (batch,), to be maximized
+DRAWS = 20  # over which a gradient is averaged if the model answers at random (Athalye et al. 2018, section 4.1.2)
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,21 +49,30 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits * (2 * labels - 1)).amin(dim=1)
 
 
+def badness(logits: Tensor, labels: Tensor) -> Tensor:
+    """How bad an answer is for the model, (batch,), to compare clips of a sample: -margin; multi-label: the loss."""
+    return -margin(logits, labels) if labels.dim() == 1 else ascent_objective(logits, labels)
+
+
 class Victim:
     """Hold the model frozen, in eval mode, and count samples passed through each of its parts.
 
     `passes` counts samples by part and direction: ("audio" | "video" | "fuse" | "whole", "forward" | "backward").
+    `random` tells whether the answers are drawn at random; whoever attacks sets it by `avbench.judge.drawn_at_random`.
 
     Raises:
         BadModel: if the model is not an nn.Module.
     """
 
-    def __init__(self, model: nn.Module, classes: int, device: torch.device) -> None:
+    random = False
+
+    def __init__(self, model: nn.Module, classes: int, device: torch.device, draws: int = DRAWS) -> None:
         if not isinstance(model, nn.Module):
             raise BadModel(f"a model is a torch.nn.Module, not {type(model).__name__}")
         self.model = model.eval().requires_grad_(False).to(device)
         self.classes = classes
         self.device = device
+        self.draws = draws
         self.two_stage = isinstance(model, TwoStageModel)
         self.passes: Counter[tuple[str, str]] = Counter()
 
@@ -70,6 +80,10 @@ class Victim:
         """Embedding of one modality; only for two-stage models."""
         self._count(modality, "forward", clips)
         return self._call(f"encode_{modality}", getattr(clips, modality))
+
+    def whole(self, clips: AVInput) -> Tensor:
+        """Answer what the model's `forward` does, unchecked and uncounted, to be compared with its stages."""
+        return self._call("forward", *clips)
 
     def logits(self, clips: AVInput, embeddings: Mapping[Modality, Tensor], ids: tuple[str, ...]) -> Tensor:
         """Logits (batch, classes), from the given embeddings where there are any.
@@ -93,19 +107,30 @@ class Victim:
         return logits.float()
 
     def _call(self, part: str, *inputs: Tensor) -> Tensor:
-        """Run a part of the model on copies, which it may change in place without harm to anything else."""
+        """Run a part of the model on copies, which it may change in place without harm to anything else.
+
+        Where gradients are wanted and the model has a `differentiable_<part>`, the value is the part's and the
+        gradient that of the stand-in: backward pass differentiable approximation (Athalye et al. 2018, section 4.1.1).
+        """
         run = self.model if part == "forward" else getattr(self.model, part)
+        stand_in = getattr(self.model, f"differentiable_{part}", None) if torch.is_grad_enabled() else None
         try:
-            return run(*(tensor.clone() for tensor in inputs))  # type: ignore[no-any-return]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and stand_in is None):
+                value: Tensor = run(*(tensor.clone() for tensor in inputs))
+            if stand_in is not None:
+                smooth = stand_in(*(tensor.clone() for tensor in inputs))
+                value = value + (smooth - smooth.detach())
+            return value
         except torch.OutOfMemoryError as error:
             raise BadOption("out of memory; repeat the command with a smaller --batch-size") from error
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise BadModel(f"the model's {part} failed on a batch of {len(inputs[0])}: {error}") from error
 
-    def count_backward(self, clips: AVInput, attacked: tuple[Modality, ...]) -> None:
-        """Count one backward pass to the attacked inputs."""
-        for part in (*attacked, "fuse") if self.two_stage else ("whole",):
-            self._count(part, "backward", clips)
+    def count_backward(self, made: Counter[tuple[str, str]], attacked: tuple[Modality, ...]) -> None:
+        """Count the backward passes to the attacked inputs that answer the forward passes made."""
+        for part in (*attacked, "fuse", "whole"):
+            if count := made[part, "forward"]:
+                self.passes[part, "backward"] += count
 
     def _count(self, part: str, direction: str, clips: AVInput) -> None:
         self.passes[part, direction] += len(clips.audio)
@@ -146,23 +171,62 @@ class Oracle:
         with torch.no_grad():
             return self._victim.logits(clips, self._fixed, self._batch.ids)
 
+    @property
+    def two_stage(self) -> bool:
+        """Whether `embed` answers embeddings."""
+        return self._victim.two_stage
+
+    def look(self, clips: AVInput, silenced: Modality | None = None) -> Tensor:
+        """Logits (batch, classes), with a gradient inside `gradient_of`; perhaps with a modality silenced (zeros)."""
+        fixed = self._fixed
+        if silenced:
+            clips = clips._replace(**{silenced: torch.zeros_like(getattr(clips, silenced))})
+            fixed = {m: f for m, f in fixed.items() if m != silenced}
+        return self._victim.logits(clips, fixed, self._batch.ids)
+
+    def embed(self, clips: AVInput, modality: Modality) -> Tensor:
+        """Embedding of one modality, with a gradient inside `gradient_of`; only if `two_stage`.
+
+        Of a modality that is not attacked it is the clean clips' embedding, computed before.
+        """
+        return self._fixed[modality] if modality in self._fixed else self._victim.embed(clips, modality)
+
     def gradient(self, clips: AVInput, objective: Objective = ascent_objective) -> Gradient:
-        """Loss and its gradient with respect to the attacked inputs; zero for a modality the model does not read.
+        """Gradient of an objective of the logits; see `gradient_of`."""
+        return self.gradient_of(clips, lambda shown: objective(self.look(shown), self._batch.labels))
+
+    def gradient_of(self, clips: AVInput, objective: Callable[[AVInput], Tensor]) -> Gradient:
+        """Objective (batch,) and its gradient with respect to the attacked inputs; zero where the model reads none.
+
+        If the model answers at random, both are means over draws: expectation over transformation.
+
+        Args:
+            clips: where to look.
+            objective: made of any number of calls of `look` and `embed` on the clips that it is given, or on clips made
+                of them; each is counted as one forward and one backward pass.
 
         Raises:
-            BadModel: if the attack declared that it needs only scores, or no gradient reaches a modality that the
-                model reads.
+            BadModel: if the attack declared that it needs only scores.
+            NoGradient: if none reaches a modality that the model reads.
         """
         if self._needs != "gradients":
             raise BadModel(f"this attack declares that it needs only {self._needs}")
+        draws = self._victim.draws if self._victim.random else 1
+        total = self._draw(clips, objective)
+        for _ in range(draws - 1):
+            one = self._draw(clips, objective)
+            total = Gradient(total.loss + one.loss, {m: g + one.inputs[m] for m, g in total.inputs.items()})
+        return Gradient(total.loss / draws, {m: g / draws for m, g in total.inputs.items()})
+
+    def _draw(self, clips: AVInput, objective: Callable[[AVInput], Tensor]) -> Gradient:
         leaves = {m: getattr(clips, m).detach().requires_grad_() for m in self._attacked}
+        before = self._victim.passes.copy()
         with torch.enable_grad():
-            logits = self._victim.logits(clips._replace(**leaves), self._fixed, self._batch.ids)
-            loss = objective(logits, self._batch.labels)
+            loss = objective(clips._replace(**leaves))
+        self._victim.count_backward(self._victim.passes - before, self._attacked)
         found: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if loss.requires_grad:
             found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
-        self._victim.count_backward(clips, self._attacked)
         return Gradient(loss.detach(), self._checked(dict(zip(leaves, found, strict=True)), leaves))
 
     def _checked(
@@ -172,9 +236,9 @@ class Oracle:
         for modality, gradient in found.items():
             if gradient is None:
                 if modality in modalities_of(self._victim.model):
-                    raise BadModel(
-                        f"no gradient reaches the {modality}; a model that does not read it says so by "
-                        "`modalities`, one with a non-differentiable stage needs an attack that uses scores only"
+                    raise NoGradient(
+                        f"no gradient reaches the {modality}; a model that does not read it says so by `modalities`, "
+                        "one with a non-differentiable stage offers a stand-in for it or is attacked by scores only"
                     )
                 gradient = torch.zeros_like(leaves[modality])
             elif not (finite := gradient.flatten(1).isfinite().all(dim=1)).all():
@@ -183,31 +247,6 @@ class Oracle:
             result[modality] = gradient
         return result
 
-    def margin(self, clips: AVInput) -> Tensor:
-        """Margin per sample, (batch,): see `margin`."""
-        return margin(self.logits(clips), self._batch.labels)
-
-
-class WorstClips:
-    """Keep, sample by sample, the clip with the smallest margin of all that were offered; the first one wins a tie."""
-
-    clips: AVInput
-
-    def __init__(self, oracle: Oracle) -> None:
-        self._oracle = oracle
-        self._margin: Tensor | None = None
-
-    def offer(self, clips: AVInput) -> None:
-        """Look at clips once and keep those that are worse for the model."""
-        found = self._oracle.margin(clips)
-        if self._margin is None:
-            self.clips, self._margin = clips, found
-            return
-        better = found < self._margin
-        self._margin = found.where(better, self._margin)
-        self.clips = AVInput(
-            *(
-                new.where(better.view(-1, *[1] * (new.dim() - 1)), old)
-                for new, old in zip(clips, self.clips, strict=True)
-            )
-        )
+    def badness(self, clips: AVInput) -> Tensor:
+        """How bad clips are for the model, (batch,): see `badness`."""
+        return badness(self.logits(clips), self._batch.labels)

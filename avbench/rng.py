@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,3 +43,16 @@ class Rng:
     def _generator(self, purpose: str, one: str) -> np.random.Generator:
         digest = hashlib.sha256(f"{self.seed}/{self.stream}/{purpose}/{one}".encode()).digest()
         return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big")))
+
+
+@contextmanager
+def seeded(device: torch.device, *words: object) -> Iterator[None]:
+    """Let a model that draws from torch's global generator draw what the words decide; outside nothing changes."""
+    seed = int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big")
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

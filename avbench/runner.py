@@ -12,17 +12,21 @@ from typing import Any
 import torch
 
 from avbench import files, store
-from avbench.attacks import Attack
-from avbench.cells import REFERENCES, Cell, make_parts
+from avbench.cells import REFERENCES, Cell, check_cells, check_stages, make_parts
 from avbench.checkpoint import Candidate
+from avbench.crafting import Crafting
 from avbench.datasets.splits import Split
 from avbench.device import deterministic, find_device, probe_micro_batch
-from avbench.errors import BadModel, BadOption, RunConflict
+from avbench.diagnose import read_health
+from avbench.diagnose.runs import diagnose_run
+from avbench.errors import BadOption, RunConflict
+from avbench.judge import drawn_at_random
 from avbench.metrics import NONE
 from avbench.options import RunOptions
 from avbench.oracle import Victim
 from avbench.progress import RunProgress
 from avbench.provenance import numerics, provenance
+from avbench.rng import seeded
 from avbench.suites import Suite
 from avbench.threats import ThreatModel
 from avbench.types import Batch
@@ -33,15 +37,22 @@ ANSWERS = 8  # samples whose answers are part of the numerics, so that changed c
 def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptions, quiet: bool = False) -> Path:
     """Run a suite on a model and return the run's folder, which holds rows.parquet and run.json.
 
-    A run that was stopped at any moment continues when the same call is repeated.
+    A run that was stopped at any moment continues when the same call is repeated. One that may rank, of a whole split
+    under a published suite, is diagnosed at its end and holds health.json too.
 
     Raises:
         RunConflict: if the folder holds another run, or another process writes to it.
         BudgetViolation, BadModel, NonFiniteOutput, CorruptShard, DiskFull: as they say; finished parts are kept.
     """
     run = Run(candidate, split, suite, options)
-    with run.locked(), deterministic(run.victim.device):
-        return run.execute(quiet)
+    device = run.victim.device
+    with run.locked(), deterministic(device), seeded(device, "run"):
+        folder = run.execute(quiet)
+        if suite.published and len(run.positions) == len(split.present):
+            record = store.read_record(folder)
+            if read_health(folder, record["run"], record["rows_sha256"]) is None:
+                diagnose_run(folder, candidate, split, options.device)
+        return folder
 
 
 class Run:
@@ -55,7 +66,10 @@ class Run:
         self.positions = [position for position in split.present if position < limit]
         self.track = f"{split.card.name}-{split.name}-{suite}"
         self.folder = options.output_dir / self.track / candidate.id
+        self.references = (*REFERENCES, *(Cell(None, corruption) for corruption in suite.corruptions))
         self.cells = [Cell(t, a) for t in sorted(suite.threats, key=self._depth) for a in suite.attacks]
+        check_cells(split, self.cells)
+        self.crafting = Crafting(candidate, split, self.victim, self.cells, options.seed)
         self.parts: dict[Cell, dict[int, store.Part]] = {}  # by position of their first sample
         self.micro_batch = 0
         self.made = 0  # parts that this process has written
@@ -65,12 +79,12 @@ class Run:
     def execute(self, quiet: bool) -> Path:
         """Make what is missing, then merge."""
         self._prepare()
-        order = [*REFERENCES, *self.cells]
+        order = [*self.references, *self.cells]
         with RunProgress(len(self.positions) * len(order), quiet) as self.progress:
             if self.suite.mode == "every" or self.split.card.task == "multilabel":  # whose clips are never all right
                 self._stage(self.positions, order)
             else:
-                self._stage(self.positions, REFERENCES)
+                self._stage(self.positions, self.references)
                 for cell in self.cells:
                     self._stage(self._survivors(cell), [cell])
         rows = [part.rows for cell in order for _, part in sorted(self.parts.get(cell, {}).items())]
@@ -81,7 +95,7 @@ class Run:
 
     def fingerprint(self, cell: Cell) -> str:
         """Identity of what a cell measures; a row is never served to anything else."""
-        return files.fingerprint(self._identity | cell.identity)
+        return files.fingerprint(self._identity | self._identity_of(cell))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -103,26 +117,40 @@ class Run:
     def choose_micro_batch(self, first: Batch, earlier: Mapping[str, Any] | None) -> int:
         """Choose what the caller said, else what the run began with, else what memory allows; fixed for the run."""
         kept: int | None = earlier["numerics"]["micro_batch"] if earlier else None
-        gradients = any(isinstance(cell.attack, Attack) and cell.attack.needs == "gradients" for cell in self.cells)
-        return self.options.batch_size or kept or probe_micro_batch(self.victim, first, gradients)
+        if chosen := self.options.batch_size or kept:
+            return chosen
+        aimed = [self.crafting.aim(cell) for cell in self.cells]
+        gradients = {craft.model for craft in aimed if craft.attack.needs == "gradients"}
+        return min(
+            probe_micro_batch(model, first, model in gradients) for model in (self.victim, *self.crafting.models)
+        )
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {
+        identity = {
             "protocol": store.PROTOCOL,
             "model": self.candidate.identity,
             "split": self.split.lock.sha256,
             "seed": self.options.seed,
         }
+        return identity | ({"draws": self.victim.draws} if self.victim.random else {})
+
+    def _identity_of(self, cell: Cell) -> dict[str, Any]:
+        return cell.identity | self.crafting.identity(cell)
 
     @property
     def _fingerprint(self) -> str:
-        cells = sorted((cell.identity for cell in self.cells), key=files.canonical_json)
+        cells = sorted(
+            map(self._identity_of, (*self.references[len(REFERENCES) :], *self.cells)), key=files.canonical_json
+        )
         return files.fingerprint(self._identity | {"mode": self.suite.mode, "cells": cells})
 
     def _prepare(self) -> None:
         if self.options.fresh:
             store.discard(self.folder)
+        first = self.split.batch(self.split.present[:ANSWERS]).to(self.victim.device)
+        self.victim.random = bool(drawn_at_random(self.victim, first).any())
+        answers = self.crafting.prepare(first)
         earlier = store.read_record(self.folder) if (self.folder / "run.json").exists() else None
         if earlier and earlier["run"] != self._fingerprint:
             raise RunConflict(
@@ -136,25 +164,17 @@ class Run:
                 "would replace; leave --limit out, or choose another --output-dir"
             )
         self.earlier = earlier
-        first = self.split.batch(self.split.present[:ANSWERS]).to(self.victim.device)
-        self._check_stages(first)
+        check_stages(self.victim, first)
         self.micro_batch = self.choose_micro_batch(first, earlier)
         self.numerics = numerics(self.victim.device, self.micro_batch)
-        with torch.no_grad():
+        with torch.no_grad(), seeded(self.victim.device, "answer"):
             answer = self.victim.logits(first.inputs, {}, first.ids).cpu().tolist()
         self.numerics["answer"] = files.fingerprint(answer)[:16]
+        if answers:
+            self.numerics["surrogates"] = files.fingerprint(answers)[:16]
         self.victim.passes.clear()
         if not earlier:
             self._write_record([], None)
-
-    def _check_stages(self, batch: Batch) -> None:
-        if not self.victim.two_stage:
-            return
-        with torch.no_grad():
-            whole = self.victim.model(batch.inputs.audio, batch.inputs.video)
-            fused = self.victim.logits(batch.inputs, {}, batch.ids)
-        if whole.shape != fused.shape or not torch.allclose(whole, fused, rtol=1e-4, atol=1e-4):
-            raise BadModel("fuse(encode_audio(a), encode_video(v)) differs from forward(a, v); mend the model's stages")
 
     def _depth(self, threat: ThreatModel) -> int:
         return sum(threat.contains(other) for other in self.suite.threats)
@@ -179,7 +199,9 @@ class Run:
         chunks, batches = itertools.tee(todo)
         clips = self.split.batches(chunk for chunk, _ in batches)
         for (chunk, missing), batch in zip(chunks, clips, strict=True):
-            for cell, part in make_parts(self.victim, batch.to(self.victim.device), missing, self.options.seed):
+            crafts = {c: self.crafting.craft(c, self._store(c), self.micro_batch) for c in missing if c.threat}
+            shown = batch.to(self.victim.device)
+            for cell, part in make_parts(self.victim, shown, missing, self.options.seed, crafts):
                 self._store(cell).write(chunk, part)
                 self.made += 1
                 self._take(cell, chunk, part)
@@ -230,8 +252,10 @@ class Run:
             },
             "suite": {"name": suite.name, "version": suite.version, "mode": suite.mode, "published": suite.published},
             "seed": self.options.seed,
+            "draws": self.victim.draws if self.victim.random else 1,
             "threats": [str(threat) for threat in suite.threats],
             "attacks": [str(attack) for attack in suite.attacks],
+            "corruptions": [str(corruption) for corruption in suite.corruptions],
             "cells": [self._cell_record(cell) for cell in order if cell in self.parts],
             "numerics": self.numerics,
             "provenance": provenance(self.victim.device) if self.made or not kept else kept,
@@ -249,4 +273,5 @@ class Run:
             "forward": sum(part.forward for part in parts),
             "backward": sum(part.backward for part in parts),
             "seconds": round(sum(part.seconds for part in parts), 3),
+            **self.crafting.record(cell, self._store(cell)),
         }

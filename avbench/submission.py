@@ -47,6 +47,7 @@ class Submission(BaseModel):
     summary: Line
     paper: Url | None = None
     code: Url | None = None
+    clean_accuracy: Annotated[float, Field(ge=0, le=100)] | None = None  # claimed, of the test split, %
     reference: Literal["undefended", "unimodal-audio", "unimodal-video"] | None = None  # role on the board, if any
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from avbench.attacks import Attack, parse_attack
+from avbench.attacks.mask import Mask
+from avbench.attacks.transfer import Transfer
 from avbench.errors import BadOption
 from avbench.files import fingerprint
 from avbench.registry import Registry
@@ -20,7 +22,7 @@ class Suite:
 
     In mode `every` each attack runs on every sample, as the papers' tables report. In mode `worst-case` each attack
     runs only on samples that are still robust: right when clean, unbroken by the attacks before it and, by the
-    lattice of threats, unbroken in every threat that lies inside.
+    lattice of threats, unbroken in every threat that lies inside. Corruptions have no threat and run on every sample.
     """
 
     name: str
@@ -31,13 +33,13 @@ class Suite:
     mode: Mode = "every"
     limit: int | None = None  # samples; a limited suite is for quick looks
     published: bool = True  # whether its rows may enter a leaderboard
+    corruptions: tuple[Mask, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a combination that would not be what its name says."""
         for threat in self.threats:
             for attack in self.attacks:
-                if threat.access != "white-box" and attack.needs == "gradients":
-                    raise BadOption(f"{attack} uses the model's gradients, which {threat} does not grant")
+                check_access(threat, attack)
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
@@ -45,7 +47,23 @@ class Suite:
     @property
     def digest(self) -> str:
         """Short name of its combination of threats and attacks, whatever their order."""
-        return fingerprint([self.mode, sorted(map(str, self.threats)), sorted(map(str, self.attacks))])[:8]
+        attacks = sorted(map(str, (*self.attacks, *self.corruptions)))
+        return fingerprint([self.mode, sorted(map(str, self.threats)), attacks])[:8]
+
+
+def check_access(threat: ThreatModel, attack: Attack) -> None:
+    """Refuse an attack that uses what a threat does not grant, or that would not be what the threat says.
+
+    Raises:
+        BadOption: with what to write instead.
+    """
+    if isinstance(attack, Mask):
+        raise BadOption(f"{attack} is a corruption, without a budget; it does not run under {threat}")
+    if isinstance(attack, Transfer):
+        if threat.access != "transfer":
+            raise BadOption(f"{attack} is crafted on other models; write {replace(threat, access='transfer')}")
+    elif threat.access == "transfer" or (threat.access == "black-box" and attack.needs == "gradients"):
+        raise BadOption(f"{attack} uses the model's {attack.needs}, which {threat} does not grant")
 
 
 SUITES: Registry[Suite] = Registry("avbench.suites", "suite")
@@ -66,6 +84,15 @@ def _register(
     )
 
 
+SUITES.register("standard")(
+    _register(
+        "standard",
+        "Ranks: worst case of APGD-CE, APGD-DLR, TMA and Square, every radius 0.006; later ones meet what is left.",
+        "standard",
+        "apgd-ce apgd-dlr tma square",
+        mode="worst-case",
+    )
+)
 SUITES.register("cvpr21-attack")(
     _register("cvpr21-attack", "[T21] table 1: XA and XV at 0.012, XAV at 0.006.", "cvpr21-attack", "fgsm pgd mim")
 )
@@ -77,8 +104,43 @@ SUITES.register("cvpr21-attack-normalized")(
         "fgsm pgd mim",
     )
 )
+SUITES.register("cvpr21-caption")(
+    _register(
+        "cvpr21-caption",
+        "[T21] table 1 with the radii of its caption, ten times larger than used; for comparison only.",
+        "cvpr21-caption",
+        "fgsm pgd mim",
+    )
+)
 SUITES.register("cvpr21-defense")(
     _register("cvpr21-defense", "[T21] tables 3, 5, 6: every radius 0.006.", "standard", "fgsm mim")
+)
+SUITES.register("strength-curve")(
+    _register("strength-curve", "[T21] figures 3, 7, 8: every radius from 0 to 0.012.", "strength-curve", "fgsm mim")
+)
+SUITES.register("iclr25")(
+    _register(
+        "iclr25",
+        "[Z25] white-box, every radius 0.006; the paper does not state its radii.",
+        "standard",
+        "fgsm pgd mim nim tia mma tma",
+    )
+)
+SUITES.register("iclr25-transfer")(
+    _register(
+        "iclr25-transfer",
+        "[Z25] figures 5 and 6, every radius 0.006: crafted on the dataset's baseline, which itself has no row.",
+        "standard-transfer",
+        " ".join(f"transfer:attack={attack}" for attack in ("fgsm", "pgd", "mim", "nim", "tia", "mma", "tma")),
+    )
+)
+SUITES.register("icassp22")(
+    _register(
+        "icassp22",
+        "[L22]: one perturbation for all clips, fitted on val, beside PGD; every radius 0.006, theirs is of features.",
+        "standard",
+        "universal pgd",
+    )
 )
 SUITES.register("quick")(
     _register(
@@ -96,21 +158,12 @@ def find_suite(text: str | None, threats: tuple[str, ...] = (), attacks: tuple[s
 
     Raises:
         UnknownName: if a name is not known.
-        BadOption: if nothing of the suite is left.
+        BadOption: if nothing of the suite is left, or an attack does not go with a threat.
     """
     chosen = tuple(threat for one in threats for threat in find_threats(one))
     wanted = tuple(parse_attack(one) for one in attacks)
     if text is None and (threats or attacks):
-        default = SUITES.get("cvpr21-attack")
-        own = Suite(
-            "custom",
-            version=1,
-            summary="A protocol given on the command line; never published.",
-            threats=tuple(dict.fromkeys(chosen)) or tuple(find_threats("standard")),
-            attacks=tuple(dict.fromkeys(wanted)) or default.attacks,
-            published=False,
-        )
-        return replace(own, name=f"custom-{own.digest}")
+        return _own(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(wanted)))
     name, at, version = (text or "cvpr21-attack").partition("@")
     suite = SUITES.get(name)
     if at and version != str(suite.version):
@@ -129,3 +182,19 @@ def find_suite(text: str | None, threats: tuple[str, ...] = (), attacks: tuple[s
             f"and the attacks {', '.join(map(str, suite.attacks))}; leave --suite out to combine freely"
         )
     return replace(kept, name=f"{suite.name}-part-{kept.digest}")
+
+
+def _own(threats: tuple[ThreatModel, ...], wanted: tuple[Attack, ...]) -> Suite:
+    attacks = tuple(attack for attack in wanted if not isinstance(attack, Mask))
+    if wanted and not attacks and threats:
+        raise BadOption(f"{wanted[0]} is a corruption, without a budget; leave --threat out")
+    own = Suite(
+        "custom",
+        version=1,
+        summary="A protocol given on the command line; never published.",
+        threats=threats or (() if wanted and not attacks else tuple(find_threats("standard"))),
+        attacks=attacks if wanted else SUITES.get("cvpr21-attack").attacks,
+        published=False,
+        corruptions=tuple(attack for attack in wanted if isinstance(attack, Mask)),
+    )
+    return replace(own, name=f"custom-{own.digest}")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; threads would only wait, and a forked child would hang
 
@@ -128,3 +132,22 @@ def _no_global_randomness() -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "the global generator of torch was used"
+
+
+def kill_9(process: Any, progress: Callable[[], int], moments: random.Random) -> bool:
+    """Kill a process at a random moment of its own progress, not of the clock, which a busy machine stretches.
+
+    Return False if it finished before.
+    """
+    wanted = progress() + moments.randrange(6)
+    while process.is_alive() and progress() < wanted:
+        time.sleep(0.0005)
+    process.join(moments.uniform(0, 0.01))
+    if alive := process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    return alive
+
+
+def count_parts(folder: Path) -> int:
+    return len(list(folder.rglob("part-*")))

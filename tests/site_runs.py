@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from avbench import files, store
+from avbench.diagnose import FLAGS, THRESHOLDS, Flag, Health, Where
 
 THREATS = ("XA:linf:0.012", "XV:linf:0.012", "XAV:linf:0.006:linf:0.006")
 ATTACKS = ("fgsm", "pgd", "mim")
@@ -83,7 +84,27 @@ def write_run(
     store.write_table(folder / "rows.parquet", rows, {"protocol": str(store.PROTOCOL)})
     record.setdefault("rows_sha256", files.sha256_file(folder / "rows.parquet"))
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    write_health(folder)
     return folder
+
+
+def write_health(folder: Path, raised: tuple[Where, ...] = (), **changes: Any) -> None:
+    """Write the flags of a run: all passed, but zero gradients raised in some modalities."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    flags = [
+        Flag(name=name, where=where, state="passed", value=0, threshold=1, n=64)
+        for name, places in FLAGS.items()
+        for where in places
+        if name != "zero-gradients" or where not in raised
+    ]
+    flags += [Flag(name="zero-gradients", where=m, state="raised", value=100, threshold=1, n=64) for m in raised]
+    about = {
+        "thresholds": THRESHOLDS,
+        "run": str(record["run"]),
+        "rows_sha256": str(record["rows_sha256"]),
+        "probed": 64,
+    }
+    Health.model_validate(about | {"flags": flags} | changes).write(folder)
 
 
 class Page(HTMLParser):

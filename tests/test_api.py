@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,21 @@ class Mine(nn.Module):
         return self.audio(audio) + self.video(video.mean(1).flatten(1))  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("statement", ["import avbench", "from avbench.attacks import get", "import avbench.cli"])
+def test_one_import_offers_everything_and_loads_torch_only_on_use(statement: str) -> None:
+    code = f"""{statement}
+import sys
+assert "torch" not in sys.modules
+import avbench
+assert avbench.attacks.get("pgd:steps=20").attack.steps == 20
+assert all(callable(getattr(avbench, name)) for name in avbench.__all__ if name != "attacks")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_users_module_is_evaluated_and_scored_in_a_few_lines(tmp_path: Path) -> None:
     options = RunOptions(limit=16, output_dir=tmp_path)
-    run = avbench.evaluate(Mine(), dataset="synthav", suite="cvpr21-attack", options=options, quiet=True)
+    run = avbench.evaluate_model(Mine(), dataset="synthav", suite="cvpr21-attack", options=options, quiet=True)
     scores = avbench.score(run)
     robust = scores[scores["metric"] == "robust-accuracy"]
     assert len(robust) == 3
@@ -44,7 +58,7 @@ def test_a_users_module_is_evaluated_and_scored_in_a_few_lines(tmp_path: Path) -
     changed = Mine()
     with torch.no_grad():
         changed.audio.bias += 1
-    assert avbench.evaluate(changed, dataset="synthav", suite="cvpr21-attack", options=options, quiet=True) != run
+    assert avbench.evaluate_model(changed, dataset="synthav", suite="cvpr21-attack", options=options, quiet=True) != run
 
 
 def test_a_setting_of_a_module_is_part_of_its_identity(tmp_path: Path) -> None:
@@ -57,15 +71,15 @@ def test_a_setting_of_a_module_is_part_of_its_identity(tmp_path: Path) -> None:
             return super().forward(audio.clamp(-self.limit, self.limit), video)
 
     options = RunOptions(limit=4, output_dir=tmp_path)
-    avbench.evaluate(Clipped(9.0), suite="quick", options=options, quiet=True)
+    avbench.evaluate_model(Clipped(9.0), suite="quick", options=options, quiet=True)
     with pytest.raises(RunConflict):
-        avbench.evaluate(Clipped(8.0), suite="quick", options=options, quiet=True)
+        avbench.evaluate_model(Clipped(8.0), suite="quick", options=options, quiet=True)
 
 
 def test_a_module_is_given_back_as_it_was(tmp_path: Path) -> None:
     model = Mine()
     model.video.eval().weight.requires_grad_(False)
-    avbench.evaluate(model, suite="quick", options=RunOptions(limit=4, output_dir=tmp_path), quiet=True)
+    avbench.evaluate_model(model, suite="quick", options=RunOptions(limit=4, output_dir=tmp_path), quiet=True)
     assert model.training
     assert not model.video.training
     assert [p.requires_grad for p in model.parameters()] == [True, True, False, True]

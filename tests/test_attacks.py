@@ -7,12 +7,12 @@ import itertools
 
 import pytest
 import torch
-from conftest import Linear, Wavy, make_split
+from conftest import FRAMES, Linear, Wavy, make_split
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from avbench.attacks import ATTACKS, Attack, parse_attack
+from avbench.attacks import ATTACKS, Attack, Cost, Setting, parse_attack
 from avbench.attacks.fgsm import FGSM
 from avbench.attacks.mim import MIM
 from avbench.attacks.pgd import PGD
@@ -22,13 +22,21 @@ from avbench.rng import Rng
 from avbench.suites import find_suite
 from avbench.threats import ThreatModel, parse_threat
 from avbench.threats.region import Region
-from avbench.types import AVInput, Batch
+from avbench.types import MODALITIES, AVInput, Batch
 
 THREATS = [
     parse_threat(t)
     for t in ("XA:linf:0.05", "XV:linf:0.05", "XAV:linf:0.02:linf:0.05", "XA:l2:0.5", "XAV:l2:0.5:linf:0.05", "XV:linf-normalized:0.1")
 ]  # fmt: skip
-VARIANTS = [*ATTACKS.names(), "pgd:restarts=3", "pgd:random_start=True,steps=4", "noise:draws=3"]
+# mask is a corruption and universal is fitted first: test_mask.py and test_universal.py.
+ALONE = [name for name in ATTACKS.names() if name not in ("mask", "universal")]
+SHORT = {"square": "square:queries=60"}
+VARIANTS = [
+    *(SHORT.get(name, name) for name in ALONE),
+    "pgd:restarts=3",
+    "pgd:random_start=True,steps=4",
+    "noise:draws=3",
+]
 BATCH = make_split(24, 3).batch(range(12))
 
 
@@ -60,12 +68,17 @@ class TestEveryAttack:
         for one, other in zip(run(parse_attack(name), threat), run(parse_attack(name), threat), strict=True):
             assert torch.equal(one, other)
 
-    def test_makes_the_passes_that_it_announces(self, name: str, threat: ThreatModel) -> None:
-        attack, victim = parse_attack(name), Victim(Wavy(), 3, torch.device("cpu"))
-        oracle = Oracle(victim, BATCH, tuple(threat.budgets), {}, attack.needs)
-        attack.run(oracle, BATCH, Region(threat, BATCH.inputs), Rng(0, name, BATCH.ids))
-        made = victim.passes["whole", "forward"] / 12, victim.passes["whole", "backward"] / 12
-        assert made == attack.cost()
+    @pytest.mark.parametrize("model", [Wavy(), Linear()], ids=["logits only", "two stages"])
+    def test_makes_the_passes_that_it_announces(self, name: str, threat: ThreatModel, model: nn.Module) -> None:
+        attack, victim = parse_attack(name), Victim(model, 3 if isinstance(model, Wavy) else 2, torch.device("cpu"))
+        batch = BATCH if isinstance(model, Wavy) else make_split(12).batch(range(12))
+        fixed = {m: victim.embed(batch.inputs, m) for m in MODALITIES if victim.two_stage and m not in threat.budgets}
+        victim.passes.clear()
+        oracle = Oracle(victim, batch, tuple(threat.budgets), fixed, attack.needs)
+        attack.run(oracle, batch, Region(threat, batch.inputs), Rng(0, name, batch.ids))
+        parts = [*threat.budgets] if victim.two_stage else ["whole"]
+        made = Cost(*(max(victim.passes[p, way] / 12 for p in parts) for way in ("forward", "backward")))
+        assert made == attack.cost(Setting(tuple(threat.budgets), victim.two_stage, FRAMES, victim.classes))
 
     def test_lowers_the_margin_unless_it_is_blind(self, name: str, threat: ThreatModel) -> None:
         model = Wavy()
@@ -216,7 +229,7 @@ def test_pgd_is_its_equation(random_start: bool) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e6])
-@pytest.mark.parametrize("name", [name for name in ATTACKS.names() if ATTACKS.get(name).needs == "gradients"])
+@pytest.mark.parametrize("name", [name for name in ALONE if ATTACKS.get(name).needs == "gradients"])
 def test_a_model_that_is_very_sure_hides_nothing(name: str, scale: float) -> None:
     """Its cross-entropy gradient underflows to zero in float32; its answers are those of the unscaled model."""
 

@@ -75,7 +75,15 @@ def test_show_and_score_need_only_the_rows(evaluated: Path) -> None:
     assert clean["n"] == 8
 
 
-@pytest.mark.parametrize("attack", ATTACKS.names())
+SHORT = {
+    "apgd-t": "apgd-t:steps=3,targets=2",
+    "square": "square:queries=20",
+    "transfer": "transfer:attack=mma/steps=2,surrogates=avbench--synthav-audio+avbench--synthav-sum",
+    "universal": "universal:epochs=1",
+}
+
+
+@pytest.mark.parametrize("attack", [SHORT.get(name, name) for name in ATTACKS.names() if name != "mask"])
 def test_a_dry_run_predicts_the_passes_and_writes_nothing(tmp_path: Path, attack: str) -> None:
     words = [
         "evaluate",
@@ -85,7 +93,7 @@ def test_a_dry_run_predicts_the_passes_and_writes_nothing(tmp_path: Path, attack
         "--batch-size",
         "4",
         "--threat",
-        "standard",
+        "standard-transfer" if attack.startswith("transfer") else "standard",
         "--attack",
         attack,
         "--output-dir",
@@ -94,7 +102,9 @@ def test_a_dry_run_predicts_the_passes_and_writes_nothing(tmp_path: Path, attack
     dry = run(*words, "--dry-run")
     assert dry.exit_code == 0, dry.output
     assert not list(tmp_path.rglob("*"))
-    predicted = {line.split()[0]: line.split()[2:5] for line in dry.output.splitlines() if line.startswith("X")}
+    lines = [line.split() for line in dry.output.splitlines() if line.startswith("X")]
+    predicted = {words[0]: words[2:5] for words in lines if words[1] != "fit"}
+    fits = {words[0]: words[6:8] for words in lines if words[1] == "fit"}  # "fit universal on val", samples, passes
     assert run(*words).exit_code == 0
     [record] = (json.loads(path.read_text()) for path in tmp_path.rglob("run.json"))
     made = {
@@ -103,6 +113,8 @@ def test_a_dry_run_predicts_the_passes_and_writes_nothing(tmp_path: Path, attack
         if c["threat"] != "clean"
     }
     assert made == predicted
+    made = {c["threat"]: [str(c["fit"][k]) for k in ("forward", "backward")] for c in record["cells"] if "fit" in c}
+    assert made == fits
 
 
 def test_lists_are_complete_and_also_json() -> None:

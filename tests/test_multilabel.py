@@ -6,12 +6,14 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import MemorySplit, Wavy, candidate, make_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,9 @@ from site_runs import Page, write_run
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from avbench import files, store
+from avbench.cli import main
 from avbench.cli.tables import print_run, print_scores
+from avbench.datasets.splits import open_split
 from avbench.errors import DataError, IncompleteRun, ProtocolMismatch
 from avbench.judge import judge
 from avbench.metrics import CLEAN, METRICS, NONE, WORST_CASE, Rows
@@ -216,7 +220,7 @@ def test_a_run_with_one_label_a_clip_has_no_means_over_classes() -> None:
 
 def test_means_are_those_of_the_classes_that_have_figures() -> None:
     rows = draw_run(1)
-    found = per_class(rows, XA, "pgd")
+    found = of_cell(rows, XA, "pgd")
     cell = rows.frame[(rows.frame["threat"] == XA) & (rows.frame["attack"] == "pgd")]
     scores, truth = np.stack(list(cell["scores"])), draw(1)[1]
     assert found["ap"].isna().tolist() == [True, True, False, False, False]
@@ -227,8 +231,29 @@ def test_means_are_those_of_the_classes_that_have_figures() -> None:
     assert figure(rows, "mean-auc", XA, "pgd") == pytest.approx(auc, abs=1e-9)
     assert figure(rows, "d-prime", XA, "pgd") == pytest.approx(d_prime_of_the_papers(auc))
     assert figure(rows, "mean-class-d-prime", XA, "pgd") == pytest.approx(found["d_prime"].mean())
-    with pytest.raises(IncompleteRun, match="no scores of every sample for XA"):
-        per_class(rows, XA, "mim")
+
+
+def of_cell(rows: Rows, threat: str, attack: str) -> pd.DataFrame:
+    found = per_class(rows)
+    return found[(found["threat"] == threat) & (found["attack"] == attack)]
+
+
+def test_each_class_has_its_figures_in_every_cell_and_in_each_worst_case() -> None:
+    rows = draw_run(5)
+    found = per_class(rows)
+    cells = found[["threat", "attack"]].drop_duplicates().itertuples(index=False, name=None)
+    assert [*cells] == [(CLEAN, NONE), *((t, a) for t in (XA, XV, XAV) for a in ("fgsm", "pgd", WORST_CASE))]
+    assert set(found["n"]) == {40}
+    for (threat, attack), table in found.groupby(["threat", "attack"]):
+        assert table["class"].tolist() == list(range(CLASSES))
+        assert table["positives"].tolist() == draw(5)[1].sum(axis=0).tolist()
+        assert table["ap"].isna().sum() == figure(rows, "classes-left-out") == 2
+        for column, metric in (
+            ("ap", "mean-average-precision"),
+            ("auc", "mean-auc"),
+            ("d_prime", "mean-class-d-prime"),
+        ):
+            assert table[column].mean() == pytest.approx(figure(rows, metric, threat, attack), abs=1e-12)
 
 
 def test_the_worst_case_takes_each_samples_largest_loss_along_the_lattice() -> None:
@@ -380,6 +405,75 @@ def test_the_scores_of_a_run_are_those_of_its_model(run: Path, capsys: pytest.Ca
     assert f"without a positive or a negative sample: {CLASSES - len(scored)}\n" in shown
     assert "RI" not in shown
     json.loads(scores.to_json(orient="records"))
+
+
+THREATS = ("XA:linf:0.006", "XV:linf:0.006", "XAV:linf:0.006:linf:0.006")  # of icassp22
+INSIDE = dict(zip(THREATS, (THREATS[:1], THREATS[1:2], THREATS), strict=True))
+
+
+@pytest.fixture(scope="module")
+def icassp22(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed model under the threats and attacks of icassp22, its universal perturbation fitted for one epoch."""
+    folder = tmp_path_factory.mktemp("icassp22")
+    words = ["--threat", "standard", "--attack", "universal:epochs=1", "--attack", "pgd", "--limit", "40"]
+    command = ["evaluate", "avbench--synthav-multi-concat", *words, "--output-dir", str(folder)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    [path] = folder.rglob("classes.parquet")
+    assert "classes.parquet" in result.output.replace("\n", "")
+    return path.parent
+
+
+def scores_in(frame: pd.DataFrame, ids: list[str], cells: list[tuple[str, str]]) -> NDArray[np.float32]:
+    """Stored scores, (cells, samples, classes)."""
+    found = [frame[(frame["threat"] == t) & (frame["attack"] == a)].set_index("sample")["scores"] for t, a in cells]
+    return np.stack([np.stack(list(scores.loc[ids])) for scores in found])
+
+
+def by_scikit_learn(truth: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """AP, AUC and d' of every class, (3, classes); NaN without a positive or without a negative sample."""
+    found = np.full((3, truth.shape[1]), np.nan)
+    for one, (right, column) in enumerate(zip(truth.T, scores.T, strict=True)):
+        if pairs := int(right.sum() * (1 - right).sum()):
+            auc = roc_auc_score(right, column)
+            kept = min(max(auc, 0.5 / pairs), 1 - 0.5 / pairs)
+            found[:, one] = average_precision_score(right, column), auc, math.sqrt(2) * NormalDist().inv_cdf(kept)
+    return found
+
+
+@pytest.mark.parametrize("n", [40, 6])
+def test_every_score_of_a_committed_model_is_that_of_scikit_learn(n: int, icassp22: Path) -> None:
+    split = open_split("synthav-multi", "test")
+    ids, truth = list(split.ids[:n]), split.batch(range(n)).labels.numpy().astype(int)
+    frame = store.read_rows(icassp22)
+    attacks = sorted(set(frame["attack"]) - {NONE, "silence-audio", "silence-video"})
+    assert [attack.partition(":")[0] for attack in attacks] == ["pgd", "universal"]
+    expected = {(t, a): scores_in(frame, ids, [(t, a)])[0] for t in THREATS for a in attacks}
+    expected[CLEAN, NONE] = scores_in(frame, ids, [(CLEAN, NONE)])[0]
+    for threat, inside in INSIDE.items():
+        offered = scores_in(frame, ids, [(t, a) for t in inside for a in attacks]).astype(np.float64)
+        worst = (np.logaddexp(0, offered) - truth * offered).sum(axis=2).argmax(axis=0)
+        expected[threat, WORST_CASE] = offered[worst, range(n)].astype(np.float32)
+    rows = Rows(frame[frame["sample"].isin(ids)])
+    found = score(rows).set_index(["metric", "threat", "attack"])["value"]
+    table = pd.read_parquet(icassp22 / "classes.parquet") if n == 40 else per_class(rows)
+    assert set(table[["threat", "attack"]].itertuples(index=False, name=None)) >= set(expected)
+    for (threat, attack), scores in expected.items():
+        classes = table[(table["threat"] == threat) & (table["attack"] == attack)]
+        ours = classes[["ap", "auc", "d_prime"]].to_numpy().T
+        figures = by_scikit_learn(truth, scores)
+        assert ours == pytest.approx(figures, abs=1e-9, nan_ok=True)
+        assert classes["positives"].tolist() == truth.sum(axis=0).tolist()
+        mean_ap, mean_auc, mean_d = np.nanmean(figures, axis=1)
+        assert found["mean-average-precision", threat, attack] == pytest.approx(mean_ap, abs=1e-9)
+        assert found["mean-auc", threat, attack] == pytest.approx(mean_auc, abs=1e-9)
+        assert found["mean-class-d-prime", threat, attack] == pytest.approx(mean_d, abs=1e-9)
+        if 0.1 < mean_auc < 0.9:
+            d = math.sqrt(2) * NormalDist().inv_cdf(mean_auc)
+            assert found["d-prime", threat, attack] == pytest.approx(d, abs=1e-9)
+    left_out = int(((truth.sum(axis=0) == 0) | (truth.sum(axis=0) == n)).sum())
+    assert found["classes-left-out", CLEAN, NONE] == left_out
+    assert (left_out > 0) == (n == 6), "both cases are met"
 
 
 def test_a_board_shows_means_over_classes_best_first_and_ranks_nobody(tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Linear, Wavy, candidate, make_split
+from conftest import Linear, Wavy, candidate, count_parts, kill_9, make_split
 from torch import Tensor, nn
 
 from avbench import files, store
@@ -421,20 +419,12 @@ def _child(suite: Suite, folder: Path) -> multiprocessing.Process:
 @pytest.mark.parametrize("suite", [SUITE, WORST], ids=["every", "worst-case"])
 def test_kill_9_at_20_random_moments_then_resume_gives_the_same_bytes(tmp_path: Path, suite: Suite) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    start = time.monotonic()
-    process = _child(suite, calm)
-    process.join()
-    whole = time.monotonic() - start
+    _child(suite, calm).join()
     moments, kills, seen = random.Random(0), 0, set[int]()
     while kills < 20:
-        process = _child(suite, killed)
-        process.join(moments.uniform(0, whole / 3))
-        if process.is_alive():
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+        if kill_9(_child(suite, killed), lambda: count_parts(killed), moments):
             kills += 1
-            seen.add(len(list(killed.rglob("part-*"))))
+            seen.add(count_parts(killed))
         else:  # finished before the blow: lose some parts and go on
             for part in sorted(killed.rglob("part-*"))[:: moments.randint(2, 5)]:
                 part.unlink()

@@ -9,8 +9,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from site_runs import Page, sha, write_run
+from site_runs import Page, sha, write_health, write_run
 
+from avbench import files
+from avbench.diagnose import FLAGS
 from avbench.metrics.sketch import sketch
 from avbench.site import build
 from avbench.site.pages import CSP, DATATABLES, HERE
@@ -38,6 +40,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, strength) in enumerate([("weak", 0.2), ("twin", 0.21), ("strong", 0.8)]):
         write_run(results, name, seed, strength)
     write_run(results, "limited", 3, 0.9, n=128)
+    write_health(write_run(results, "masked", 6, 0.95), raised=("video",))
+    accepted = write_run(results, "accepted", 7, 0.3)
+    write_health(accepted, raised=("audio",))
+    review = {"health_sha256": files.sha256_file(accepted / "health.json"), "reason": f"silent clips {HOSTILE}"}
+    (accepted / "review.json").write_text(json.dumps(review), encoding="utf-8")
+    (write_run(results, "unseen", 8, 0.99) / "health.json").unlink()
     write_run(results, "weak", 0, 0.2, n=64, suite="quick")
     words = {"title": HOSTILE, "architecture": HOSTILE, "description": HOSTILE, "arguments": {HOSTILE: HOSTILE}}
     write_run(results, "hostile", 5, 0.4, numerics={"micro_batch": 8, HOSTILE: HOSTILE}, provenance__command=HOSTILE,
@@ -106,7 +114,7 @@ def test_ids_are_unique_and_each_page_has_one_heading_a_title_and_a_language(pag
 
 def test_hostile_metadata_stays_text(pages: dict[str, Page]) -> None:
     shown = HOSTILE.replace("\u202e", "\ufffd")
-    for name in ("models/avbench--hostile.html", "lb/synthav/cvpr21-attack.html"):
+    for name in ("models/avbench--hostile.html", "models/avbench--accepted.html", "lb/synthav/cvpr21-attack.html"):
         page = pages[name]
         assert shown in page.text
         assert "img" not in [tag for tag, _ in page.tags]
@@ -155,6 +163,26 @@ def test_only_complete_runs_of_published_suites_rank(pages: dict[str, Page]) -> 
     assert list(rows)[-1] == "Model limited"
     quick = json.loads(pages["lb/synthav/quick.html"].data)["rows"]
     assert [row[0] for row in quick] == [None]
+
+
+def test_only_runs_without_open_health_flags_rank(pages: dict[str, Page]) -> None:
+    rows = {row[1][0]: row for row in json.loads(pages["lb/synthav/cvpr21-attack.html"].data)["rows"]}
+    assert (rows["Model masked"][0], rows["Model masked"][-2]) == (None, "in review: zero-gradients (video)")
+    assert (rows["Model unseen"][0], rows["Model unseen"][-2]) == (None, "not diagnosed")
+    assert rows["Model accepted"][0] is not None
+    assert rows["Model accepted"][-2] == "ranked"
+
+
+def test_a_models_page_shows_every_flag_with_its_value_threshold_and_n(pages: dict[str, Page]) -> None:
+    page = pages["models/avbench--masked.html"].path.read_text(encoding="utf-8")
+    found = re.findall(r"<tr[^>]*>" + r"<td[^>]*>([^<]*)</td>" * 6 + "</tr>", page.partition("Health flags</h3>")[2])
+    assert sorted((name, where) for name, where, *_ in found) == sorted((n, w) for n, ws in FLAGS.items() for w in ws)
+    assert ("zero-gradients", "video", "raised", "100.00", "1.00", "64") in found
+    assert ("zero-gradients", "audio", "passed", "0.00", "1.00", "64") in found
+    assert "Accepted by a person" not in page
+    accepted = pages["models/avbench--accepted.html"].text
+    assert "Accepted by a person: silent clips " in " ".join(accepted.split())
+    assert "does not rank" in pages["models/avbench--unseen.html"].text
 
 
 def test_runs_that_do_not_differ_share_a_tie_group(pages: dict[str, Page]) -> None:

@@ -25,9 +25,9 @@ PACKAGE = ROOT / "avbench"
 # Each layer imports only from those before it; modules in one layer are independent of each other.
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance",
-    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "store", "cells",
-    "progress", "checkpoint", "hub", "submission", "defenses", "summarize", "runner", "estimate", "api",
-    "site", "cli",
+    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "store", "cells", "figures", "geometry",
+    "progress", "checkpoint", "hub", "submission", "crafting", "diagnose", "defenses", "summarize", "runner", "estimate", "analyze", "single", "tensors", "api",
+    "curve", "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.
 BANNED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from avbench.checkpoint import HEADER, read_checkpoint
+from avbench.datasets import Sample
 from avbench.datasets.cards import read_card
 from avbench.datasets.splits import open_split
 from avbench.defenses import train as training
@@ -31,8 +33,13 @@ SUBMISSIONS = sorted((Path(__file__).resolve().parent.parent / "submissions").gl
 
 @pytest.fixture(autouse=True)
 def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {name: [open_split("synthav", name).stored(i) for i in range(64)] for name in ("train", "val")}
-    monkeypatch.setattr(training, "load", lambda split: whole[split.name])
+    monkeypatch.setattr(training, "load", lambda split: _first(split.name))
+
+
+@functools.cache
+def _first(name: str) -> list[Sample]:
+    split = open_split("synthav", name)
+    return [split.stored(i) for i in range(64)]
 
 
 def weights(path: Path) -> dict[str, Tensor]:

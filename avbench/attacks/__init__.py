@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -14,8 +15,9 @@ from avbench.registry import Registry
 if TYPE_CHECKING:
     from avbench.oracle import Oracle
     from avbench.rng import Rng
+    from avbench.tensors import TensorAttack
     from avbench.threats.region import Region
-    from avbench.types import AVInput, Batch
+    from avbench.types import AVInput, Batch, Modality
 
 
 class Cost(NamedTuple):
@@ -23,6 +25,16 @@ class Cost(NamedTuple):
 
     forward: int
     backward: int
+
+
+class Setting(NamedTuple):
+    """What the passes of an attack depend on."""
+
+    attacked: tuple[Modality, ...]
+    two_stage: bool  # whether the model offers embeddings
+    frames: int
+    classes: int
+    alike: bool = True  # whether both embeddings have one size
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class Attack(ABC):
 
     version: ClassVar[int] = 1
     needs: ClassVar[Literal["gradients", "scores", "nothing"]] = "gradients"
+    one_label: ClassVar[bool] = False  # whether it makes no sense where a sample may have several
 
     @abstractmethod
     def run(self, oracle: Oracle, batch: Batch, region: Region, rng: Rng) -> AVInput:
@@ -47,7 +60,7 @@ class Attack(ABC):
         """
 
     @abstractmethod
-    def cost(self) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
         """Return passes per sample: exactly those that `run` makes, as a contract test compares."""
 
     @property
@@ -66,6 +79,7 @@ class Attack(ABC):
 
 
 ATTACKS: Registry[type[Attack]] = Registry("avbench.attacks", "attack")
+get: Callable[[str], TensorAttack]  # an attack to be called on a model and tensors; `avbench` itself puts it here
 
 
 def parse_attack(text: str) -> Attack:

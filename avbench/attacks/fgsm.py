@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avbench.attacks import ATTACKS, Attack, Cost
+from avbench.attacks import ATTACKS, Attack, Cost, Setting
 
 if TYPE_CHECKING:
     from avbench.oracle import Oracle
@@ -23,6 +23,6 @@ class FGSM(Attack):
         """One gradient, one step."""
         return region.ascend(batch.inputs, oracle.gradient(batch.inputs).inputs, 1.0)
 
-    def cost(self) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
         """One forward and one backward pass."""
         return Cost(1, 1)

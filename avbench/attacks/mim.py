@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avbench.attacks import ATTACKS, Attack, Cost
+from avbench.attacks import ATTACKS, Attack, Cost, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from avbench.rng import Rng
     from avbench.threats.region import Region
     from avbench.types import AVInput, Batch, Modality
+
+    Term = Callable[[AVInput], Tensor]  # clips to (batch,), to be maximized beside the log-odds of error
 
 
 @ATTACKS.register("mim")
@@ -37,19 +40,34 @@ class MIM(Attack):
             raise ValueError("steps must be at least 1, step above 0 and at most 2 radii")
 
     def run(self, oracle: Oracle, batch: Batch, region: Region, rng: Rng) -> AVInput:
-        """Climb with momentum, return the last iterate."""
+        """Climb the log-odds of error."""
+        return self.climb(oracle, batch, region, lambda number: ())
+
+    def cost(self, setting: Setting) -> Cost:
+        """One of each a step."""
+        return Cost(self.steps, self.steps)
+
+    def climb(self, oracle: Oracle, batch: Batch, region: Region, terms: Callable[[int], Iterable[Term]]) -> AVInput:
+        """Climb the log-odds of error plus the terms of each step with momentum, return the last iterate.
+
+        Terms are differentiated one by one, so that memory holds the activations of one.
+        """
         clips = batch.inputs
         velocity: dict[Modality, Tensor] = {}
-        for _ in range(self.steps):
-            for modality, gradient in oracle.gradient(clips).inputs.items():
-                direction = l1_normalized(gradient)
-                velocity[modality] = self.momentum * velocity.get(modality, 0.0) + direction
+        for number in range(self.steps):
+            total = oracle.gradient(clips).inputs
+            for term in terms(number):
+                found = oracle.gradient_of(clips, _reaching(term, region.attacked)).inputs
+                total = {modality: gradient + found[modality] for modality, gradient in total.items()}
+            for modality, gradient in total.items():
+                velocity[modality] = self.momentum * velocity.get(modality, 0.0) + l1_normalized(gradient)
             clips = region.ascend(clips, velocity, self.step)
         return clips
 
-    def cost(self) -> Cost:
-        """One of each a step."""
-        return Cost(self.steps, self.steps)
+
+def _reaching(term: Term, attacked: tuple[Modality, ...]) -> Term:
+    """Give a term of one modality the gradient 0, not none, in the other, for the oracle takes none for a fault."""
+    return lambda shown: term(shown) + sum(0 * getattr(shown, m).flatten(1).sum(dim=1) for m in attacked)
 
 
 def l1_normalized(gradient: Tensor) -> Tensor:

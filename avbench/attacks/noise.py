@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from avbench.attacks import ATTACKS, Attack, Cost
-from avbench.oracle import WorstClips
+from avbench.attacks import ATTACKS, Attack, Cost, Setting
+from avbench.attacks.worst import Worst
 
 if TYPE_CHECKING:
     from avbench.oracle import Oracle
@@ -35,12 +35,13 @@ class Noise(Attack):
 
     def run(self, oracle: Oracle, batch: Batch, region: Region, rng: Rng) -> AVInput:
         """Draw, look, keep the worst."""
-        worst = WorstClips(oracle)
+        worst = Worst()
         for draw in range(self.draws):
             signs = {m: rng.signs(getattr(batch.inputs, m), f"draw {draw}/{m}") for m in region.attacked}
-            worst.offer(region.ascend(batch.inputs, signs, 1.0))
+            clips = region.ascend(batch.inputs, signs, 1.0)
+            worst.offer(clips, oracle.badness(clips))
         return worst.clips
 
-    def cost(self) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
         """One forward a draw."""
         return Cost(self.draws, 0)

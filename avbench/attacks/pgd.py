@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avbench.attacks import ATTACKS, Attack, Cost
-from avbench.oracle import WorstClips
+from avbench.attacks import ATTACKS, Attack, Cost, Setting
+from avbench.attacks.worst import Worst
 
 if TYPE_CHECKING:
     from avbench.oracle import Oracle
@@ -39,7 +39,7 @@ class PGD(Attack):
 
     def run(self, oracle: Oracle, batch: Batch, region: Region, rng: Rng) -> AVInput:
         """Climb from each start, keep the worst."""
-        worst = WorstClips(oracle)
+        worst = Worst()
         for restart in range(self.restarts):
             random = self.random_start or restart > 0
             clips = region.sample(rng, f"restart {restart}") if random else batch.inputs
@@ -47,10 +47,10 @@ class PGD(Attack):
                 clips = region.ascend(clips, oracle.gradient(clips).inputs, self.step)
             if self.restarts == 1:
                 return clips
-            worst.offer(clips)
+            worst.offer(clips, oracle.badness(clips))
         return worst.clips
 
-    def cost(self) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
         """One of each a step, and one forward to compare restarts."""
         compare = self.restarts if self.restarts > 1 else 0
         return Cost(self.steps * self.restarts + compare, self.steps * self.restarts)

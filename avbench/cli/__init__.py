@@ -7,8 +7,11 @@ import sys
 import rich_click as click
 
 from avbench import __version__
+from avbench.cli.analyze import analyze
+from avbench.cli.attack import attack
 from avbench.cli.boards import leaderboard
 from avbench.cli.data import data
+from avbench.cli.diagnose import diagnose
 from avbench.cli.look import compare, env, listing, score, show
 from avbench.cli.runs import evaluate, train
 from avbench.errors import AvbenchError
@@ -39,5 +42,5 @@ def main() -> None:
     """
 
 
-for command in (evaluate, train, score, show, compare, listing, env, data, leaderboard):
+for command in (evaluate, train, score, diagnose, analyze, attack, show, compare, listing, env, data, leaderboard):
     main.add_command(command)

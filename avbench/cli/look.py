@@ -107,6 +107,7 @@ def score(run: Path, as_json: bool) -> None:
 def show(run: Path) -> None:
     """Show the record of RUN: what was measured, on what, at what cost, and its accuracies."""
     from avbench import api, store
+    from avbench.cli.diagnose import print_health
     from avbench.cli.tables import print_run
 
     record = store.read_record(run)
@@ -118,6 +119,7 @@ def show(run: Path) -> None:
         click.echo("not finished; repeat `avbench evaluate` to continue")
         return
     print_run(run, api.score(run))
+    print_health(run)
 
 
 @click.command()

@@ -94,8 +94,12 @@ def evaluate(
     chosen = find_suite(suite, threats, attacks)
     candidate, card = find_candidate(model, dataset, architecture, parse_arguments(arguments))
 
-    from avbench import api
+    from avbench import api, summarize
+    from avbench.analyze import write
+    from avbench.cli.diagnose import print_health
     from avbench.cli.tables import print_run
+    from avbench.curve import draw_curve
+    from avbench.metrics.multilabel import per_class
     from avbench.runner import Run
     from avbench.runner import evaluate as run_suite
 
@@ -104,7 +108,15 @@ def evaluate(
         _print_estimate(Run(candidate, opened, chosen, run_with))
         return
     folder = run_suite(candidate, opened, chosen, run_with)
-    print_run(folder, api.score(folder))
+    rows = api.read_run(folder)
+    scores = summarize.score(rows)
+    print_run(folder, scores)
+    print_health(folder)
+    if draw_curve(folder, scores):
+        click.echo(f"curves:          {folder / 'curve.png'}")
+    if rows.multilabel:
+        write(folder / "classes.parquet", per_class(rows))
+        click.echo(f"classes:         {folder / 'classes.parquet'}")
 
 
 def parse_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:

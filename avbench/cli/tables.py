@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from avbench import store
 from avbench.metrics import CLEAN, DIGITS, NONE, WORST_CASE
 from avbench.metrics.avg import MEAN_OF_THREATS
 
+WIDE = 8  # columns; a wider table is turned, one row a threat
 Found = Mapping[tuple[str, str, str], str]  # figure with its interval by metric, threat, attack
 
 
@@ -70,6 +72,8 @@ def _print_accuracies(record: Mapping[str, Any], found: Found) -> None:
         rows.append([attack, *(found.get((metric or accuracy, threat, attack), "") for metric, threat in columns)])
     heads = ["% [95 % interval]", *(threat for _, threat in columns[:-2]), "Avg", "RI (points)"]
     rows = [row for row in rows if any(row[1:])]
+    if len(heads) > WIDE:
+        heads, *rows = (list(line) for line in zip_longest(heads, *rows, fillvalue="") if any(line[1:]))
     click.echo(tabulate(rows, heads, disable_numparse=True))
     if record["suite"]["mode"] == "worst-case":
         click.echo(
@@ -95,3 +99,19 @@ def _interval(row: pd.Series) -> str:
 def _cell(score: pd.Series) -> str:
     digits = DIGITS[score["unit"]]
     return f"{score['value']:.{digits}f} [{score['low']:.{digits}f}, {score['high']:.{digits}f}]"
+
+
+def print_geometry(table: pd.DataFrame, classes: Sequence[str]) -> None:
+    """Print density and convexity by class; log-volumes and intervals are in the file only."""
+    shown = table[table["measure"] != "log-volume"]
+    shown = shown.assign(column=[_geometry_head(row) for _, row in shown.iterrows()])
+    wide = shown.pivot_table(index="class", columns="column", values="value", sort=False, dropna=False)
+    rows = [
+        [classes[label], *map("{:.3f}".format, row)] for label, row in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
+    click.echo(tabulate(rows, ["class", *wide.columns], disable_numparse=True))
+
+
+def _geometry_head(row: pd.Series) -> str:
+    tau = "" if pd.isna(row["parameter"]) else f"{row['parameter']:g}"
+    return "\n".join([*row["measure"].split("-"), row["streams"], tau])

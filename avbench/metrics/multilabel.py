@@ -51,21 +51,22 @@ class Classes(NamedTuple):
 _KNOWN: WeakKeyDictionary[Rows, dict[Cell, Classes]] = WeakKeyDictionary()  # so that every metric need not sort again
 
 
-def per_class(rows: Rows, threat: str, attack: str) -> pd.DataFrame:
-    """Break a figure down: one row a class with columns class, positives, ap, auc, d_prime.
+def per_class(rows: Rows) -> pd.DataFrame:
+    """Break the figures of a multi-label run down: one row for each class under each cell, and in each worst case.
 
-    Args:
-        rows: of a multi-label run.
-        threat: "clean", or a threat model as text.
-        attack: an attack that ran on every sample, or "worst case".
+    Returns:
+        Columns `threat`, `attack`, `class` (index), `positives` (samples), `n` (samples), `ap`, `auc` and `d_prime`,
+        which are NaN of a class without a positive or without a negative sample.
 
     Raises:
         IncompleteRun: if rows are missing.
     """
-    found = by_cell(rows)
-    if (threat, attack) not in found:
-        raise IncompleteRun(f"no scores of every sample for {threat}, {attack}; there are {', '.join(map(str, found))}")
-    return found[threat, attack].table.copy()
+    tables = [
+        classes.table.assign(threat=threat, attack=attack, n=classes.samples)
+        for (threat, attack), classes in by_cell(rows).items()
+    ]
+    order = ["threat", "attack", "class", "positives", "n", "ap", "auc", "d_prime"]
+    return pd.concat(tables, ignore_index=True)[order]
 
 
 def by_cell(rows: Rows) -> dict[Cell, Classes]:

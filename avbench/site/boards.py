@@ -11,6 +11,7 @@ import pandas as pd
 
 from avbench import files
 from avbench.datasets.cards import Card, read_card
+from avbench.diagnose import COVERAGE
 from avbench.errors import DataError, UnknownName
 from avbench.metrics import CLEAN, NONE, WORST_CASE, Rows
 from avbench.metrics.outcomes import TRIPLE
@@ -19,8 +20,6 @@ from avbench.site.records import Record, Run
 from avbench.site.tables import Cell, Column, Row, Table, number
 from avbench.summarize import rank, score
 from avbench.threats import ThreatModel, parse_threat
-
-COVERAGE = 0.95  # of the fixed split; a run on less is partial and never ranks
 
 
 @dataclass(frozen=True)
@@ -111,10 +110,14 @@ class Board:
 def why_unranked(run: Run) -> str:
     """Say why a run cannot rank, or nothing if it may."""
     dataset, suite = run.record.dataset, run.record.suite
-    if not run.complete or dataset.coverage < COVERAGE:
+    if not run.complete or 100 * dataset.coverage < COVERAGE:
         return f"partial: {dataset.evaluated} of {dataset.size}"
     if not suite.published:
         return "partial: unpublished suite"
+    if run.health is None:
+        return "not diagnosed"
+    if run.health.raised and not run.review:
+        return f"in review: {', '.join(map(str, run.health.raised))}"
     return "reference" if run.record.model.unimodal else ""
 
 

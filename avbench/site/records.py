@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from rich.console import Console
 
 from avbench import files, store
+from avbench.diagnose import Health, read_health, read_review
 from avbench.errors import DataError
 
 LARGEST = 4_000_000  # bytes of a run.json
@@ -55,6 +57,7 @@ class ModelRecord(_Record):
     training_data: Line = ""
     defense: Line = ""
     reference: Line = ""  # its role on the board, if it has one
+    clean_accuracy: Annotated[float, Field(ge=0, le=100)] | None = None  # claimed, %
     description: Annotated[Line, StringConstraints(max_length=5000)] = ""
 
     @property
@@ -161,6 +164,16 @@ class Run:
     def multilabel(self) -> bool:
         """Tell whether its clips have several labels."""
         return "scores" in self.frame
+
+    @cached_property
+    def health(self) -> Health | None:
+        """Its flags, or None if nobody looked for them."""
+        return read_health(self.folder, self.record.run, self.record.rows_sha256)
+
+    @cached_property
+    def review(self) -> str:
+        """Why a person accepted raised flags, or nothing."""
+        return visible(read_review(self.folder)) if self.health and self.health.raised else ""
 
 
 def read_run(folder: Path) -> Run:
