@@ -188,8 +188,9 @@ def find_fit_split(split: Split) -> Split:
         BadOption: if there is none besides the evaluated one.
         DatasetNotPrepared: if its shards are missing.
     """
+    evaluated, _ = split.card.find(split.name)
     for name in FIT_SPLITS:
-        if name in split.card.splits and name != split.name:
+        if name in split.card.splits and name != evaluated:
             return open_split(split.card.name, name)
     raise BadOption(f"{split.card.name} has no split besides {split.name} to fit a universal perturbation on")
 

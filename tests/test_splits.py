@@ -329,3 +329,20 @@ def test_a_split_of_another_list_with_the_same_name_is_not_taken_for_this_one(
     (place / "lock.csv").write_text(Lock(rows).text)
     with pytest.raises(DatasetNotPrepared, match="another list"):
         open_split("grid", "val")
+
+
+def test_the_beginning_of_a_split_is_a_split_of_the_same_samples_with_an_identity_of_its_own() -> None:
+    whole, part = open_split("synthav", "test"), open_split("synthav", "test-7")
+    assert part.ids == whole.ids[:7]
+    assert len(part) == 7
+    assert part.stored(6).id == whole.stored(6).id
+    assert torch.equal(part.batch([2, 3]).inputs.video, whole.batch([2, 3]).inputs.video)
+    assert len({part.lock.sha256, whole.lock.sha256, open_split("synthav", "test-8").lock.sha256}) == 3
+
+
+@pytest.mark.parametrize(
+    "split", ["test-0", "test-500", "test-501", "test-07", "test--7", "test-", "tests", "no-7", "test-7-3"]
+)
+def test_what_is_no_beginning_of_a_split_is_refused(split: str) -> None:
+    with pytest.raises(BadOption, match="synthav has the splits train, val, test, not"):
+        open_split("synthav", split)

@@ -123,7 +123,7 @@ def test_where_all_clips_agree_it_is_the_worst_case_of_each(threat: str) -> None
 
 
 def splits_of(name: str = "test", **sizes: int) -> MemorySplit:
-    base = {"train": make_split(30, 3, "third"), "val": VAL, "test": TEST}[name]
+    base = {"train": make_split(30, 3, "third"), "val": VAL, "test": TEST}[name.partition("-")[0]]
     return dataclasses.replace(base, name=name, card=TEST.card.model_copy(update={"splits": sizes or SPLITS}))
 
 
@@ -190,7 +190,7 @@ def test_a_dry_run_counts_the_fit_on_its_own_line(tmp_path: Path, opened: list[s
     ("split", "sizes", "chosen"),
     [
         ("test", SPLITS, "val"), ("test", {"train": 30, "test": 40}, "train"), ("val", SPLITS, "train"),
-        ("train", SPLITS, "val"),
+        ("train", SPLITS, "val"), ("val-10", SPLITS, "train"), ("test-10", SPLITS, "val"),
     ],
 )  # fmt: skip
 def test_it_is_never_fitted_on_what_it_is_scored_on(

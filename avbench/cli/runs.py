@@ -54,7 +54,7 @@ def _kind(field: dataclasses.Field[Any]) -> Any:
 @click.command()
 @click.argument("model")
 @click.option("--dataset", help="Dataset; by default the submission's, else the one the file names, else synthav.")
-@click.option("--split", default="test", show_default=True, help="Split of the dataset.")
+@click.option("--split", default="test", show_default=True, help="Split, or the first of it: test-200.")
 @click.option("--suite", help="Protocol, such as cvpr21-attack or cvpr21-attack@1 (the default).")
 @click.option(
     "--threat", "threats", multiple=True, metavar="THREAT", help="standard, standard/XA or XA:linf:0.006; repeatable."

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from avbench import files
 from avbench.datasets import DATASETS, Entry, Label
-from avbench.errors import DataError, UnknownName
+from avbench.errors import BadOption, DataError, UnknownName
 from avbench.registry import nearest
 from avbench.types import InputSpec
 
@@ -78,6 +78,22 @@ class Card(BaseModel):
     def spec(self) -> InputSpec:
         """Shape of a clip."""
         return InputSpec(self.sample_rate, self.samples, self.frames, self.fps, self.height, self.width)
+
+    def find(self, split: str) -> tuple[str, int]:
+        """Whole split and number of samples of `test`, or of `test-200`: the first 200 of it, which are a fair draw.
+
+        Raises:
+            BadOption: if there is no such split, or it has no more samples than that.
+        """
+        if split in self.splits:
+            return split, self.splits[split]
+        whole, _, count = split.rpartition("-")
+        if re.fullmatch("[1-9][0-9]{0,8}", count) and int(count) < self.splits.get(whole, 0):
+            return whole, int(count)
+        raise BadOption(
+            f"{self.name} has the splits {', '.join(self.splits)}, not {split!r}; "
+            f"{next(iter(self.splits))}-100 would be the first 100 samples of one"
+        )
 
 
 def names() -> list[str]:

@@ -22,7 +22,7 @@ from avbench.datasets.encoding import decode, digest
 from avbench.datasets.lists import read_entries
 from avbench.datasets.prepare import VERSION, prepare
 from avbench.datasets.shards import LOCK, ROW_GROUP, SHARD, Row, ShardError, folder, read_group, shard_path
-from avbench.errors import BadOption, CorruptShard, DatasetNotPrepared
+from avbench.errors import CorruptShard, DatasetNotPrepared
 from avbench.types import MODALITIES, AVInput, Batch
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Split:
             CorruptShard: if it is not the sample that the lock pins, or its shard cannot be read.
         """
         shard, pinned = index // SHARD, self.lock.rows[index]
-        path = shard_path(folder(self.card.name) / self.name, shard)
+        path = shard_path(folder(self.card.name) / self.card.find(self.name)[0], shard)
         place = self._before[index] - self._before[shard * SHARD]
         try:
             row = _group(path, path.stat().st_mtime_ns, place // ROW_GROUP)[place % ROW_GROUP]
@@ -154,17 +154,16 @@ def load(split: Split) -> Sequence[Sample]:
 
 
 def open_split(dataset: str, split: str) -> Split:
-    """Open a prepared split; an embedded dataset is built on first use.
+    """Open a prepared split, or the beginning of one (`test-200`); an embedded dataset is built on first use.
 
     Raises:
         UnknownName: if there is no such dataset.
-        BadOption: if the dataset has no such split.
+        BadOption: if the dataset has no such split; see `Card.find`.
         DatasetNotPrepared: if its shards are missing; the message gives the command that makes them.
         DataError: if its lock is malformed.
     """
     card = read_card(dataset)
-    if split not in card.splits:
-        raise BadOption(f"{dataset} has the splits {', '.join(card.splits)}, not {split!r}")
+    name, (split, size) = split, card.find(split)
     path = folder(dataset) / split / LOCK
     if not path.is_file():
         if card.lists is not None or not DATASETS.get(dataset).embedded:
@@ -178,7 +177,7 @@ def open_split(dataset: str, split: str) -> Split:
         same = listed == {row.id: row.label for row in lock.rows}
     if not same:
         raise DatasetNotPrepared(f"{dataset} {split} was prepared for another list; repeat `avbench data prepare`")
-    return Split(card, split, lock)
+    return Split(card, name, Lock(lock.rows[:size]))
 
 
 @lru_cache(maxsize=4)

@@ -12,7 +12,7 @@ import pandas as pd
 from avbench import files
 from avbench.datasets.cards import Card, read_card
 from avbench.diagnose import COVERAGE
-from avbench.errors import DataError, UnknownName
+from avbench.errors import BadOption, DataError, UnknownName
 from avbench.metrics import CLEAN, NONE, WORST_CASE, Rows
 from avbench.metrics.outcomes import TRIPLE
 from avbench.site.figures import Figure, accuracies, means
@@ -185,10 +185,17 @@ def _rows(run: Run, baseline: Run | None = None) -> Rows:
     return Rows(run.frame, baseline.frame if baseline else None, cells)
 
 
+def _size(card: Card, split: str) -> int | None:
+    try:
+        return card.find(split)[1]
+    except BadOption:
+        return None
+
+
 def _check(run: Run, card: Card | None) -> None:
     dataset = run.record.dataset
     where = run.folder / "run.json"
-    if card and card.splits.get(dataset.split) != dataset.size:
+    if card and _size(card, dataset.split) != dataset.size:
         raise DataError(f"{where} gives split {dataset.split} {dataset.size} samples; {dataset.name}'s card does not")
     clean = run.frame[(run.frame["threat"] == CLEAN) & (run.frame["attack"] == NONE)]
     if clean["sample"].nunique() != dataset.evaluated:
