@@ -10,6 +10,7 @@ from avbench import __version__
 from avbench.cli.analyze import analyze
 from avbench.cli.attack import attack
 from avbench.cli.boards import leaderboard
+from avbench.cli.convert import convert
 from avbench.cli.data import data
 from avbench.cli.diagnose import diagnose
 from avbench.cli.look import compare, env, listing, score, show
@@ -42,5 +43,8 @@ def main() -> None:
     """
 
 
-for command in (evaluate, train, score, diagnose, analyze, attack, show, compare, listing, env, data, leaderboard):
+COMMANDS = (
+    evaluate, train, score, diagnose, analyze, attack, show, compare, listing, env, data, leaderboard, convert,
+)  # fmt: skip
+for command in COMMANDS:
     main.add_command(command)

@@ -30,6 +30,9 @@ def build(architecture: str, classes: int, spec: InputSpec, arguments: Mapping[s
             f"{architecture} takes {', '.join(known) or 'no arguments'}, not {', '.join(unknown)}"
         )
     try:
-        return factory(classes=classes, spec=spec, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+        model = factory(classes=classes, spec=spec, **arguments)
+        if not all(parameter.numel() for parameter in model.parameters()):
+            raise ValueError("some of its layers would be empty")
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ArchitectureMismatch(f"{architecture} cannot be built from {dict(arguments)}: {error}") from error
+    return model

@@ -51,12 +51,14 @@ class ResNet18(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """(batch, frames, 3, height, width) in [0, 1] to (batch, 8 * width)."""
-        batch, frames = video.shape[:2]
+        return self.maps(video).mean(dim=(3, 4)).mean(dim=1)
+
+    def maps(self, video: Tensor) -> Tensor:
+        """(batch, frames, 3, height, width) in [0, 1] to feature maps (batch, frames, 8 * width, rows, columns)."""
         x = (video.flatten(0, 1) - self.mean) / self.std
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        pooled: Tensor = x.mean(dim=(2, 3)).view(batch, frames, self.dimension).mean(dim=1)
-        return pooled
+        return x.view(*video.shape[:2], *x.shape[1:])  # type: ignore[no-any-return]
 
     def _load_imagenet(self) -> None:
         weights = ResNet18_Weights.IMAGENET1K_V1
