@@ -80,6 +80,27 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Line]], x: str, y: str)
     _write(path, draw, width=3.4 * len(panels))
 
 
+def training(path: Path, log: Sequence[Mapping[str, float]]) -> None:
+    """Draw a training's loss, and its accuracies, of each epoch; .svg and .png are written.
+
+    Args:
+        path: without extension.
+        log: rows with `epoch`, `loss` in nats, and names that end in `accuracy`, in percent.
+    """
+    epochs = [row["epoch"] + 1 for row in log]
+
+    def draw(figure: Figure) -> None:
+        loss, accuracy = figure.subplots(1, 2)
+        loss.plot(epochs, [row["loss"] for row in log], ".-")
+        loss.set(xlabel="epoch", ylabel="loss (nats)")
+        for name in (name for name in log[0] if name.endswith("accuracy")):
+            accuracy.plot(epochs, [row[name] for row in log], ".-", label=name.replace("_", " "))
+        accuracy.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100))
+        accuracy.legend(fontsize=7)
+
+    _write(path, draw, width=6.8)
+
+
 def spectrograms(path: Path, sounds: Mapping[str, NDArray[np.int16]], rate: int) -> None:
     """Draw spectrograms, and that of the difference of the first two, on one range of decibels; .svg and .png.
 

@@ -39,8 +39,7 @@ it. Differences are paired by sample, with 95 % bootstrap intervals; p by exact 
 Holm's correction.""",
         [
             "temporal.py --samples 500",
-            "temporal.py --samples 203 --radii 0.002 0.006 "
-            "--dataset grid --models avbench--grid-concat avbench--grid-sum",
+            "temporal.py --samples 100 --radii 0.003 --dataset grid --models avbench--grid-concat avbench--grid-sum",
         ],
     ),
 }

@@ -188,7 +188,9 @@ def test_bad_input_to_evaluate_is_named(words: list[object], name: str, parts: l
 
 @pytest.mark.parametrize("place", ["{file}", "{file}/x", "/proc/x", "{folder}/" + "x" * 300])
 @pytest.mark.parametrize(
-    "words", [["evaluate", MODEL, *SMALL], ["train", SUBMISSION / "recipe.yaml"]], ids=["evaluate", "train"]
+    "words",
+    [["evaluate", MODEL, *SMALL], ["train", files.root() / "recipes" / f"{MODEL}.yaml"]],
+    ids=["evaluate", "train"],
 )
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path, words: list[object], place: str) -> None:
     (tmp_path / "file").write_text("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avbench.defenses import DEFENSES, Defense
+from avbench.defenses import DEFENSES, Defense, Moment
 from avbench.oracle import classification_loss
 
 if TYPE_CHECKING:
@@ -19,6 +19,6 @@ if TYPE_CHECKING:
 class NoDefense(Defense):
     """Minimize the mean classification loss on clean clips."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, moment: Moment) -> Tensor:
         """Mean cross-entropy, or binary cross-entropy summed over classes."""
         return classification_loss(model(*batch.inputs), batch.labels).mean()

@@ -2,112 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from avbench import files
+from avbench import figures, files
+from avbench.attacks.fgsm import FGSM
 from avbench.checkpoint import HEADER
 from avbench.datasets import Sample
 from avbench.datasets.cards import read_card
 from avbench.datasets.splits import load, open_split, read_ahead, to_batch
-from avbench.defenses import DEFENSES, Defense
-from avbench.device import find_device
-from avbench.errors import BadOption, RecipeError, RunConflict
+from avbench.defenses import DEFENSES, Defense, Moment
+from avbench.defenses.common import CHUNK, STUDIED, Clips, craft, unwrap
+from avbench.defenses.optimizer import make_optimizer
+from avbench.defenses.recipe import Recipe as Recipe
+from avbench.defenses.recipe import read_recipe as read_recipe
+from avbench.device import deterministic, find_device
+from avbench.errors import BadOption, NonFiniteOutput, RecipeError, RunConflict
 from avbench.models import build
 from avbench.oracle import margin
+from avbench.rng import Rng
+from avbench.threats import find_threats
 from avbench.types import Batch
 
-Positive = Annotated[float, Field(gt=0)]
-
-
-class LearningRate(BaseModel):
-    """Learning rates of the parts; a parameter belongs to the part that its name begins with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    audio: Positive
-    visual: Positive
-    fusion: Positive  # everything else
-
-
-class Augmentation(BaseModel):
-    """Random changes of each training clip that keep its label."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    shift_audio: Annotated[int, Field(ge=0)] = 0  # samples, either way, around the clip's ends
-    shift_video: Annotated[int, Field(ge=0)] = 0  # pixels, each way and axis
-    invert_audio: bool = False  # change the sign of the waveform
-    flip_video: bool = False  # mirror left-right and upside down
-
-    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
-        """Change one stored sample."""
-        audio, video = sample.audio, sample.video
-        if self.shift_audio:
-            audio = np.roll(audio, random.integers(-self.shift_audio, self.shift_audio + 1))
-        if self.invert_audio and random.random() < 0.5:
-            audio = np.maximum(audio, -32767) * np.int16(-1)
-        if self.shift_video:
-            shift = random.integers(-self.shift_video, self.shift_video + 1, 2)
-            video = np.roll(video, tuple(shift), axis=(2, 3))
-        if self.flip_video:
-            for axis in (2, 3):
-                video = np.flip(video, axis) if random.random() < 0.5 else video
-        return sample._replace(audio=audio, video=video)
-
-
-def _same_everywhere(rate: Any) -> Any:
-    """Let a recipe give one number for all parts."""
-    return dict.fromkeys(("audio", "visual", "fusion"), rate) if isinstance(rate, int | float) else rate
-
-
-class Recipe(BaseModel):
-    """All that decides a trained model, with the training defaults of [T21] where they are not given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    dataset: str
-    architecture: str
-    arguments: dict[str, str | bool | int | float] = Field(default_factory=dict)
-    defense: str = "none"
-    defense_arguments: dict[str, str | bool | int | float] = Field(default_factory=dict)
-    epochs: Annotated[int, Field(ge=1)] = 100
-    batch_size: Annotated[int, Field(ge=2)] = 48
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Annotated[LearningRate, BeforeValidator(_same_everywhere)] = LearningRate(
-        audio=1e-3, visual=1e-4, fusion=1e-3
-    )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    schedule: Literal["step", "cosine"] = "step"  # cosine begins with a linear warm-up over a tenth of the steps
-    step_epochs: Annotated[int, Field(ge=1)] = 30  # the learning rate falls tenfold every so many epochs
-    augmentation: Augmentation = Augmentation()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe.
-
-    Raises:
-        RecipeError: naming the key that is wrong.
-    """
-    try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:5])
-        raise RecipeError(f"{path}: {wrong}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}") from error
+[EARLY] = find_threats("standard/XAV")  # of the accuracy under FGSM that is logged
 
 
 def train(recipe: Recipe, folder: Path, device: str = "auto", fresh: bool = False, quiet: bool = False) -> Path:
@@ -121,7 +50,7 @@ def train(recipe: Recipe, folder: Path, device: str = "auto", fresh: bool = Fals
 
 
 class Trainer:
-    """One recipe, one folder: weights.safetensors, log.csv, and state.pt while it is not finished."""
+    """One recipe, one folder: weights.safetensors, log.csv with its figure, and state.pt while it is not finished."""
 
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device, fresh: bool, quiet: bool) -> None:
         self.recipe, self.folder, self.device, self.quiet = recipe, folder, device, quiet
@@ -139,9 +68,10 @@ class Trainer:
         self.defense = _defense(recipe)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.model = self.defense.wrap(build(recipe.architecture, len(card.classes), card.spec, recipe.arguments))
-        self.model.to(device)
-        self.optimizer = _optimizer(recipe, self.model)
+            model = build(recipe.architecture, len(card.classes), card.spec, recipe.arguments)
+            self.model = self.defense.wrap(model, card).to(device)
+        self.average = copy.deepcopy(self.model) if recipe.ema else None
+        self.optimizer = make_optimizer(recipe, self.model)
         self.log: list[dict[str, float]] = []
 
     def run(self) -> Path:
@@ -151,18 +81,36 @@ class Trainer:
         held_out = load(open_split(self.recipe.dataset, "val")) if "val" in self.card.splits else []
         if len(data) < self.recipe.batch_size:
             raise RecipeError(f"batch_size {self.recipe.batch_size} is larger than the {len(data)} training samples")
+        train, val = (Clips(samples, self.card, self.device) for samples in (data, held_out))
         epochs = range(len(self.log), self.recipe.epochs)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), deterministic(self.device):
+            if not self.log:
+                self._study(train, val)
             for epoch in track(epochs, "train", disable=self.quiet, transient=True):
-                loss, right = self._epoch(epoch, data)
-                self.log.append({"epoch": epoch, "loss": loss, "train_accuracy": right})
-                if held_out:
-                    self.log[-1]["val_accuracy"] = self._accuracy(held_out)
+                try:
+                    self.log.append({"epoch": epoch, "loss": self._epoch(epoch, data)})
+                    self._study(train, val)
+                    self.log[-1] |= self._early_metrics(train, val)
+                except NonFiniteOutput as error:
+                    raise self._diverged(f"at epoch {epoch} {error}") from error
                 self._save()
         return self._finish()
 
-    def _epoch(self, epoch: int, data: Sequence[Sample]) -> tuple[float, float]:
-        """Train one epoch; return mean loss in nats and accuracy in percent."""
+    def _diverged(self, what: str) -> RecipeError:
+        return RecipeError(f"{what}; the last good epoch is in {self.state}; lower the learning rate")
+
+    def _moment(self, epoch: float, purpose: str, ids: tuple[str, ...] = ()) -> Moment:
+        return Moment(epoch / self.recipe.epochs, len(self.card.classes), Rng(self.recipe.seed, purpose, ids))
+
+    @torch.no_grad()
+    def _study(self, train: Clips, val: Clips) -> None:
+        """Let the defense look at clean clips through the model as it is after the epochs in the log."""
+        moment = self._moment(len(self.log), f"study {len(self.log)}")
+        for model in filter(None, (self.model, self.average)):
+            self.defense.study(model.eval(), train, val, moment)
+
+    def _epoch(self, epoch: int, data: Sequence[Sample]) -> float:
+        """Train one epoch; return the mean loss in nats."""
         self.model.train()
         torch.manual_seed(self.recipe.seed * 100_003 + epoch)  # dropout and the like; restored by a resume
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch))
@@ -174,19 +122,43 @@ class Trainer:
             return to_batch([self.recipe.augmentation(data[i], random) for i in chunk.tolist()], self.card)
 
         for batch in read_ahead(read, chunks):
-            batch = batch.to(self.device)
-            self._set_rate(epoch + steps * self.recipe.batch_size / len(data))
-            loss = self.defense.loss(self.model, batch)
-            if not math.isfinite(value := loss.item()):
-                raise RecipeError(
-                    f"the loss is {value} at epoch {epoch} step {steps}; the last good epoch is in {self.state}; "
-                    "lower the learning rate"
-                )
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            now = epoch + steps * self.recipe.batch_size / len(data)
+            self._set_rate(now)
+            value = self._step(batch, self._moment(now, f"epoch {epoch}", batch.ids))
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss is {value} at epoch {epoch} step {steps}")
             self.optimizer.step()
+            self._average()
             total, steps = total + value, steps + 1
-        return total / steps, self._accuracy(data[:1000])
+        return total / steps
+
+    def _step(self, batch: Batch, moment: Moment) -> float:
+        """Gather a batch's gradient, part by part; return its mean loss in nats."""
+        self.optimizer.zero_grad()
+        total, count = 0.0, min(self.recipe.accumulate, len(batch.ids) // 2)  # two samples a part, for batch norm
+        for part in torch.arange(len(batch.ids)).tensor_split(count):
+            some = slice(int(part[0]), int(part[-1]) + 1)
+            clips = Batch(batch.ids[some], batch.inputs.pick(some), batch.labels[some]).to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+                found = self.defense.loss(self.model, clips, moment._replace(rng=replace(moment.rng, ids=clips.ids)))
+            loss = found * (len(part) / len(batch.ids))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights, batch norm's statistics among them, toward the present ones."""
+        if self.average is None:
+            return
+        states = (self.average.state_dict().values(), self.model.state_dict().values())
+        for mean, present in zip(*states, strict=True):
+            mean.lerp_(present, 1 - self.recipe.ema) if mean.is_floating_point() else mean.copy_(present)
+
+    @property
+    def submitted(self) -> nn.Module:
+        """The model whose weights are written."""
+        return unwrap(self.average or self.model)
 
     def _set_rate(self, epoch: float) -> None:
         """Set the learning rates for a moment of training, in epochs."""
@@ -198,15 +170,22 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]
 
+    def _early_metrics(self, train: Clips, val: Clips) -> dict[str, float]:
+        """Accuracies in percent: of clips of training, of val, and of 64 clips of val under FGSM at XAV 0.006."""
+        found = {"train_accuracy": self._accuracy(train.first(STUDIED))}
+        if val.samples:
+            found["val_accuracy"] = self._accuracy(val.first(len(val.samples)))
+            [few] = val.first(CHUNK)
+            moment = self._moment(len(self.log), "early", few.ids)
+            clips = craft(self.submitted, few, FGSM(), EARLY, moment)
+            found["val_fgsm_accuracy"] = self._accuracy([replace(few, inputs=clips)])
+        return found
+
     @torch.no_grad()
-    def _accuracy(self, data: Sequence[Sample]) -> float:
-        """Clean accuracy in percent."""
-        self.model.eval()
-        right = 0
-        for start in range(0, len(data), 64):
-            batch = to_batch(data[start : start + 64], self.card).to(self.device)
-            right += int((margin(self.model(*batch.inputs), batch.labels) > 0).sum())
-        return 100 * right / len(data)
+    def _accuracy(self, batches: Iterable[Batch]) -> float:
+        model = self.submitted.eval()
+        right = torch.cat([margin(model(*batch.inputs), batch.labels) > 0 for batch in batches])
+        return 100 * int(right.sum()) / len(right)
 
     def _resume(self) -> None:
         if not self.state.exists():
@@ -219,6 +198,8 @@ class Trainer:
         if recipe != self.recipe.model_dump_json():
             raise RunConflict(f"{self.folder} holds another recipe's training; choose another --output-dir or --fresh")
         self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.log = state["log"]
 
@@ -226,6 +207,7 @@ class Trainer:
         state = {
             "recipe": self.recipe.model_dump_json(),
             "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "log": self.log,
         }
@@ -244,7 +226,8 @@ class Trainer:
             "recipe": self.recipe.model_dump(),
             "metrics": self.log[-1],
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.submitted.state_dict().items()}
+        figures.training(self.folder / "log", self.log)
         metadata = {HEADER: json.dumps(header, sort_keys=True)}
         files.publish(self.weights, lambda temporary: save_file(tensors, temporary, metadata))
         self.state.unlink(missing_ok=True)
@@ -254,24 +237,7 @@ class Trainer:
 def _defense(recipe: Recipe) -> Defense:
     try:
         return DEFENSES.get(recipe.defense)(**recipe.defense_arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise RecipeError(
             f"defense {recipe.defense} cannot be made from {recipe.defense_arguments}: {error}"
         ) from error
-
-
-def _parts(recipe: Recipe, model: nn.Module) -> Iterator[dict[str, Any]]:
-    rates = recipe.learning_rate.model_dump()
-    parts: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
-    for name, parameter in model.named_parameters():
-        parts[next((part for part in ("audio", "visual") if name.startswith(f"{part}.")), "fusion")].append(parameter)
-    for part, parameters in parts.items():
-        if parameters:
-            yield {"params": parameters, "lr": rates[part], "initial_lr": rates[part]}
-
-
-def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(list(_parts(recipe, model)), weight_decay=recipe.weight_decay)
-    parts = list(_parts(recipe, model))
-    return torch.optim.SGD(parts, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
