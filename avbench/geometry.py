@@ -17,6 +17,7 @@ from avbench.types import MODALITIES, AVInput, Batch, Modality
 
 Streams = Literal["audio", "video", "joint"]
 STREAMS: tuple[Streams, ...] = (*MODALITIES, "joint")
+CHUNK = 100  # points at a time
 POINTS = 2000  # of a class, for its convexity
 QUANTILES = (0.6, 0.8)  # tau, for the density
 
@@ -75,7 +76,9 @@ class Convexity(NamedTuple):
     points: int
 
 
-def convexity(clips: Batch, label: int, streams: Streams, classify: Classify, rng: Rng, chunk: int = 100) -> Convexity:
+def convexity(
+    clips: Batch, label: int, streams: Streams, classify: Classify, rng: Rng, points: int = POINTS
+) -> Convexity:
     """Share of points theta x1 + (1 - theta) x2 that the model labels `label`, theta uniform ([L22], section 2).
 
     x1 and x2 are clips of the class that the model labels so; else the share would measure accuracy, and would not be 1
@@ -88,18 +91,18 @@ def convexity(clips: Batch, label: int, streams: Streams, classify: Classify, rn
         streams: which part is moved.
         classify: answers (batch,) predicted classes.
         rng: for the choice of pairs and of theta.
-        chunk: points at a time.
+        points: how many.
     """
     own = AVInput(*(stream[classify(clips.inputs) == label] for stream in clips.inputs))
     n = len(own.audio)
     if n < 2:
         return Convexity(math.nan, 0, 0)
-    drawn = rng.uniform(torch.empty(1, POINTS, 3, dtype=torch.float64), f"convexity/{label}/{streams}")[0]
+    drawn = rng.uniform(torch.empty(1, points, 3, dtype=torch.float64), f"convexity/{label}/{streams}")[0]
     first = (drawn[:, 0] * n).long()
     second = (first + 1 + (drawn[:, 1] * (n - 1)).long()) % n
-    inside = points = 0
-    for start in range(0, POINTS, chunk):
-        part = slice(start, start + chunk)
+    inside = moved = 0
+    for start in range(0, points, CHUNK):
+        part = slice(start, min(start + CHUNK, points))
         one, other = own.pick(first[part].to(own.audio.device)), own.pick(second[part].to(own.audio.device))
         if streams != "joint":
             other = one._replace(**{streams: getattr(other, streams)})
@@ -111,8 +114,8 @@ def convexity(clips: Batch, label: int, streams: Streams, classify: Classify, rn
         if len(one.audio):
             between = AVInput(*(_mix(a, b, theta) for a, b in zip(one, other, strict=True)))
             inside += int((classify(between) == label).sum())
-            points += len(one.audio)
-    return Convexity(inside / points if points else math.nan, inside, points)
+            moved += len(one.audio)
+    return Convexity(inside / moved if moved else math.nan, inside, moved)
 
 
 def _mix(one: Tensor, other: Tensor, theta: Tensor) -> Tensor:
