@@ -1,7 +1,7 @@
 # Thin: every target calls a command that also works by itself.
 BIN := .venv/bin
 
-.PHONY: demo test lint .venv
+.PHONY: demo test lint boards .venv
 
 .venv: .venv/.installed
 
@@ -22,3 +22,8 @@ lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Hours: trains and evaluates what is missing; see benchmarks/boards.py.
+boards: .venv
+	$(BIN)/python benchmarks/boards.py
+	$(BIN)/avbench leaderboard build
