@@ -6,7 +6,7 @@ Each step is skipped where its result is there, and continues where it was stopp
 2. the weights and what describes them are written to submissions/<id>;
 3. each model is evaluated by each suite, below build/boards/results; whole runs are copied to leaderboard/results.
 
-As many processes run as there are cores, each with one thread. build/boards/costs.csv says what each took.
+As many processes run as there are cores, each with one thread. benchmarks/boards.csv says what each step took.
 
     python benchmarks/boards.py [--datasets synthav avmnist grid] [--only train|evaluate]
 """
@@ -30,6 +30,7 @@ from rich.progress import track
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "boards"
+COSTS = ROOT / "benchmarks" / "boards.csv"  # submission, step, CPU seconds, seconds; a stopped step is not in it
 SUITES = ("standard", "cvpr21-defense", "iclr25")
 SPLITS = {"synthav": "test-128", "avmnist": "test-256", "grid": "test-100"}
 NAMES = {"synthav": "SynthAV", "avmnist": "AV-MNIST", "grid": "GRID"}
@@ -74,7 +75,7 @@ def run(what: str, job: Callable, todo: list) -> None:
                 future.cancel()
 
 
-def avbench(*words: object) -> None:
+def avbench(path: Path, step: str, *words: object) -> None:
     """Run a command with one thread, and note what it took."""
     before = time.perf_counter()
     process = subprocess.Popen(
@@ -87,16 +88,15 @@ def avbench(*words: object) -> None:
     process.returncode = status
     if status:
         raise SystemExit(f"avbench {' '.join(map(str, words))}\n{errors[-2000:]}")
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "costs.csv").open("a", newline="") as file:
-        cpu, wall = used.ru_utime + used.ru_stime, time.perf_counter() - before
-        csv.writer(file, lineterminator="\n").writerow([*words[:4], f"{cpu:.0f} CPU s", f"{wall:.0f} s"])
+    cpu, wall = used.ru_utime + used.ru_stime, time.perf_counter() - before
+    with COSTS.open("a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerow([path.stem, step, round(cpu), round(wall)])
 
 
 def train(path: Path) -> None:
     folder = BUILD / "train" / path.stem
     if not (folder / "weights.safetensors").exists():
-        avbench("train", path, "--output-dir", folder, "--device", "cpu")
+        avbench(path, "train", "train", path, "--output-dir", folder, "--device", "cpu")
     submit(path, folder / "weights.safetensors")
 
 
@@ -136,8 +136,8 @@ def evaluate(cell: tuple[Path, str]) -> None:
     path, suite = cell
     split, results = SPLITS[read(path)["dataset"]], BUILD / "results"
     avbench(
-        "evaluate", path.stem, "--suite", suite, "--split", split, "--output-dir", results, "--device", "cpu",
-        "--batch-size", 32,
+        path, suite, "evaluate", path.stem, "--suite", suite, "--split", split, "--output-dir", results,
+        "--device", "cpu", "--batch-size", 32,
     )  # fmt: skip
     made = results / finished(path, suite).parent.relative_to(ROOT / "leaderboard" / "results")
     shutil.copytree(
