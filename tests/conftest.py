@@ -134,7 +134,7 @@ def _no_global_randomness() -> Iterator[None]:
     assert torch.equal(before, torch.get_rng_state()), "the global generator of torch was used"
 
 
-def kill_9(process: Any, progress: Callable[[], int], moments: random.Random) -> bool:
+def kill_9(process: Any, progress: Callable[[], int], moments: random.Random, delay: float = 0.01) -> bool:
     """Kill a process at a random moment of its own progress, not of the clock, which a busy machine stretches.
 
     Return False if it finished before.
@@ -142,11 +142,16 @@ def kill_9(process: Any, progress: Callable[[], int], moments: random.Random) ->
     wanted = progress() + moments.randrange(6)
     while process.is_alive() and progress() < wanted:
         time.sleep(0.0005)
-    process.join(moments.uniform(0, 0.01))
+    process.join(moments.uniform(0, delay))
     if alive := process.is_alive():
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     return alive
+
+
+def hear_ctrl_c() -> None:
+    """Undo, in a child, that what a shell starts in the background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def count_parts(folder: Path) -> int:

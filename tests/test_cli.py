@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import TEST_DATA, committed
+from conftest import TEST_DATA, committed, hear_ctrl_c
 
 from avbench import files, store
 from avbench.attacks import ATTACKS
@@ -359,7 +359,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path) -> None:
         "--output-dir",
         str(tmp_path),
     ]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.rglob("part-*"))) < 20 and time.monotonic() < deadline:
         time.sleep(0.05)

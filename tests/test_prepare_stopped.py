@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import video_sets
+from conftest import hear_ctrl_c, kill_9
 from video_sets import Inline, contents, name, plain_rows, shrink_shards, write_card, write_videos
 from worker_tasks import alive, children
 
@@ -68,19 +69,13 @@ def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bytes(
         return work(task)
 
     monkeypatch.setattr(videos, "work", slow)
-    begun = time.monotonic()
     start(main, COMMAND).join()
-    whole = time.monotonic() - begun
     assert contents(place) == expected
     moments, seen = random.Random(0), set[str]()
     for _ in range(15):
         for path in sorted(place.glob("*.parquet"))[:: moments.randint(1, 4)]:
             path.unlink()
-        process = start(main, COMMAND)
-        process.join(moments.uniform(0, whole))
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        kill_9(start(main, COMMAND), lambda: len(list(place.glob("*.parquet"))), moments, delay=0.1)
         seen.add(" ".join(sorted(contents(place))))
     assert len(seen) > 5, "the kills must fall at different moments, or this test is idle"
     process = start(main, COMMAND)
@@ -136,7 +131,11 @@ def test_ctrl_c_stops_at_once_without_a_trace_and_the_same_command_continues(roo
     rows = [["id", "label", "file"], *([f"x{i}", "a", f"{name(i % 20)}.mkv"] for i in range(120))]
     write_card("small", {"test": rows})
     process = subprocess.Popen(
-        [sys.executable, "-c", AVBENCH, *COMMAND], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", AVBENCH, *COMMAND],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     shard = folder("small") / "test/00000.parquet"
     pids: set[int] = set()
@@ -181,6 +180,7 @@ FULL_DISK = """
 import subprocess, sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 import video_sets
+from conftest import hear_ctrl_c, kill_9
 from avbench.datasets import prepare, shards, videos
 from avbench.errors import DiskFull
 prepare.SHARD, videos.Workers = 5, video_sets.Inline
@@ -278,6 +278,7 @@ MEMORY = """
 import resource, sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 import video_sets
+from conftest import hear_ctrl_c, kill_9
 from avbench.datasets import prepare, videos
 prepare.SHARD, videos.Workers = 20, video_sets.Inline
 for split in ("few", "many"):
