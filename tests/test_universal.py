@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from avbench import files, store
 from avbench.attacks import parse_attack
-from avbench.attacks.universal import Fitted, Universal
+from avbench.attacks.universal import NO_BOX, Fitted, Universal
 from avbench.crafting import FILE
 from avbench.errors import BadOption
 from avbench.estimate import estimate
@@ -77,6 +77,12 @@ class TestEveryThreat:
         seen = laid(fit(Universal(), threat), threat, BATCH)
         before, after = (margin(Wavy()(*inputs), BATCH.labels).mean() for inputs in (BATCH.inputs, seen))
         assert after < before
+
+    def test_the_perturbation_itself_keeps_the_budget_however_often_it_doubles(self, threat: ThreatModel) -> None:
+        for modality, found in fit(Universal(epochs=8), threat).items():
+            ball = threat.budgets[modality].ball(torch.zeros_like(found), NO_BOX)
+            assert torch.equal(ball.project(found), found)
+            assert not torch.equal(ball.project(1.01 * found), 1.01 * found), "else it is far from the boundary"
 
     def test_radius_zero_is_the_clean_clip(self, threat: ThreatModel) -> None:
         nothing = ThreatModel(**{m: dataclasses.replace(b, radius=0.0) for m, b in threat.budgets.items()})
