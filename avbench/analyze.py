@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -51,7 +52,9 @@ def analyze(
     found = find_device(device)
     victim = Victim(candidate.module, len(split.card.classes), found)
     with deterministic(found), torch.no_grad():
-        classes = track(range(len(split.card.classes)), "classes", disable=quiet, transient=True)
+        classes = track(
+            range(len(split.card.classes)), "classes", disable=quiet, transient=True, console=Console(stderr=True)
+        )
         rows = [row for label in classes for row in _class_rows(victim, split, label, seed)]
     return pd.DataFrame(rows, columns=COLUMNS)
 

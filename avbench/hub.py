@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
+from rich.console import Console
 from rich.progress import track
 
 from avbench import __version__, files
@@ -150,7 +151,7 @@ def _read_prepared(card: Card, split: str) -> Prepared:
     from avbench.datasets.splits import open_split
 
     opened = open_split(card.name, split)
-    for index in track(opened.present, f"{card.name} {split}", transient=True):
+    for index in track(opened.present, f"{card.name} {split}", transient=True, console=Console(stderr=True)):
         opened.stored(index)
     return Prepared(opened.lock, read_gaps(card.name, split))
 

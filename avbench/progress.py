@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 
 import pandas as pd
@@ -60,6 +62,13 @@ class RunProgress:
         right, seen = self._right.get(cell, (0, 0))
         self._right[cell] = (right, seen + rows)
         self._bar.update(self._task, advance=rows)
+
+
+@contextmanager
+def working(what: str, quiet: bool) -> Iterator[None]:
+    """Show that something of unknown length goes on."""
+    with nullcontext() if quiet else Console(stderr=True).status(what):
+        yield
 
 
 class _Speed(ProgressColumn):

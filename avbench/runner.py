@@ -24,7 +24,7 @@ from avbench.judge import drawn_at_random
 from avbench.metrics import NONE
 from avbench.options import RunOptions
 from avbench.oracle import Victim
-from avbench.progress import RunProgress
+from avbench.progress import RunProgress, working
 from avbench.provenance import numerics, provenance
 from avbench.rng import seeded
 from avbench.suites import Suite
@@ -51,7 +51,8 @@ def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptio
         if suite.published and len(run.positions) == len(split.present):
             record = store.read_record(folder)
             if read_health(folder, record["run"], record["rows_sha256"]) is None:
-                diagnose_run(folder, candidate, split, options.device)
+                with working("looking for health flags", quiet):
+                    diagnose_run(folder, candidate, split, options.device)
         return folder
 
 

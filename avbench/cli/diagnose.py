@@ -31,6 +31,7 @@ def diagnose(
     """
     from avbench.datasets.splits import open_split
     from avbench.diagnose.runs import diagnose_model, diagnose_run
+    from avbench.progress import working
     from avbench.submission import find_candidate
     from avbench.threats import find_threats
 
@@ -38,7 +39,8 @@ def diagnose(
     flags: Sequence[Flag]
     if (run / "run.json").is_file():
         given = find_candidate(model)[0] if model else None
-        health = diagnose_run(run, given, device=device)
+        with working("looking for health flags", as_json):
+            health = diagnose_run(run, given, device=device)
         flags = health.flags
         if not health.probed:
             click.echo(
@@ -47,7 +49,9 @@ def diagnose(
             )
     else:
         candidate, card = find_candidate(target, dataset)
-        flags = diagnose_model(candidate, open_split(card.name, split), list(find_threats(threat)), device=device)
+        opened = open_split(card.name, split)
+        with working("looking for health flags", as_json):
+            flags = diagnose_model(candidate, opened, list(find_threats(threat)), device=device)
     if as_json:
         click.echo(json.dumps([flag.model_dump() for flag in flags], indent=2))
     else:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import av
+from rich.console import Console
 from rich.progress import track
 
 from avbench import files
@@ -83,7 +84,13 @@ def look(path: str) -> Look:
 def _look_all(clips: Clips) -> dict[str, Look | BrokenClip]:
     paths = list(dict.fromkeys(clip.file for clip in clips.found))
     with Workers(look, SECONDS) as workers:
-        seen = track(workers.map(str(clips.videos / path) for path in paths), "look", len(paths), transient=True)
+        seen = track(
+            workers.map(str(clips.videos / path) for path in paths),
+            "look",
+            len(paths),
+            transient=True,
+            console=Console(stderr=True),
+        )
         looks = dict(zip(paths, seen, strict=True))
     broken = [one for one in looks.values() if isinstance(one, BrokenClip)]
     if len(broken) == len(looks):

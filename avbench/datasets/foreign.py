@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from rich.console import Console
 from rich.progress import track
 
 from avbench import files
@@ -117,7 +118,9 @@ def copy_shards(card: Card, locks: Mapping[str, Lock], source: Path, target: Pat
         for number, path in enumerate(shard_paths(card, split))
     ]
     with Workers(copy_shard, SECONDS, min(len(tasks), len(os.sched_getaffinity(0)))) as workers:
-        for trouble in track(workers.map(tasks), f"checking {card.name}", len(tasks), transient=True):
+        for trouble in track(
+            workers.map(tasks), f"checking {card.name}", len(tasks), transient=True, console=Console(stderr=True)
+        ):
             if trouble is not None:
                 raise trouble
 

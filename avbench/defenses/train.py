@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class Trainer:
         with torch.random.fork_rng(), deterministic(self.device):
             if not self.log:
                 self._study(train, val)
-            for epoch in track(epochs, "train", disable=self.quiet, transient=True):
+            for epoch in track(epochs, "train", disable=self.quiet, transient=True, console=Console(stderr=True)):
                 try:
                     self.log.append({"epoch": epoch, "loss": self._epoch(epoch, data)})
                     self._study(train, val)
