@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from avbench import files
 from avbench.checkpoint import Candidate
 from avbench.datasets.splits import Split
 from avbench.device import deterministic, find_device
@@ -147,8 +144,3 @@ def draw(path: Path, geometry: pd.DataFrame, drops: pd.DataFrame, classes: tuple
             panels[measure, label] = Points(found.to_list(), lost.to_list(), [classes[i] for i in lost.index])
     if panels:
         scatter(path, panels, "accuracy drop, mean over attacks (points)")
-
-
-def write(path: Path, table: pd.DataFrame) -> None:
-    """Write a table whole or not at all, as Parquet."""
-    files.publish(path, lambda temporary: pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary))

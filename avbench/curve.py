@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from avbench import api, store, summarize
-from avbench.analyze import write
 from avbench.errors import AvbenchError
 from avbench.figures import Line, curves
 from avbench.metrics import CLEAN, SILENCE_AUDIO, SILENCE_VIDEO, WORST_CASE, Rows, Score
@@ -52,7 +51,7 @@ def draw_curve(run: Path, scores: pd.DataFrame) -> bool:
         return False
     tables = [_table(record["model"]["id"], OWN, scores), *_references(run.resolve(), record)]
     table = pd.concat(tables, ignore_index=True)
-    write(run / "curve.parquet", table)
+    store.publish_table(run / "curve.parquet", table)
     panels = {attack: _lines(table, attack, families) for attack in [*record["attacks"], WORST_CASE]}
     y = "mAP (%)" if (table["metric"] == "mean-average-precision").any() else "accuracy (%)"
     curves(run / "curve", {attack: lines for attack, lines in panels.items() if lines}, "attack strength (radius)", y)

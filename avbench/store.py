@@ -65,6 +65,11 @@ def schema(multilabel: bool) -> pa.Schema:
     )
 
 
+def publish_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of figures whole or not at all, as Parquet; rows of a run have a schema of their own."""
+    files.publish(path, lambda temporary: pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary))
+
+
 def write_table(path: Path, rows: pd.DataFrame, metadata: Mapping[str, str]) -> None:
     """Write rows whole or not at all; equal rows give equal bytes.
 

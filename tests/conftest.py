@@ -27,6 +27,7 @@ from avbench.datasets.prepare import find_dataset
 from avbench.datasets.splits import Split
 from avbench.errors import BrokenClip
 from avbench.models.two_stage import TwoStage
+from avbench.types import AVInput, InputSpec
 
 SAMPLES, FRAMES, SIDE = 24, 2, 3
 TEST_DATA = Path(os.environ.get("AVBENCH_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -156,3 +157,21 @@ def hear_ctrl_c() -> None:
 
 def count_parts(folder: Path) -> int:
     return len(list(folder.rglob("part-*")))
+
+
+def assert_same_rows(one: Path, other: Path) -> None:
+    """Two folders of results hold one run each, with the same bytes."""
+    [rows], [others] = one.rglob("rows.parquet"), other.rglob("rows.parquet")
+    assert hashlib.sha256(rows.read_bytes()).digest() == hashlib.sha256(others.read_bytes()).digest()
+
+
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    """Let a test draw weights from torch's global generator, the same ones each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def random_clips(spec: InputSpec, n: int = 3) -> AVInput:
+    return AVInput(torch.rand(n, spec.samples) * 2 - 1, torch.rand(n, *spec.shape("video")))

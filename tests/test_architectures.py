@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Iterator
 
 import pytest
 import torch
 import torchvision
+from conftest import random_clips
 from torch import Tensor, nn
 
 from avbench.datasets.cards import read_card
@@ -20,22 +20,14 @@ from avbench.models.fusion import FUSIONS, Fusion
 from avbench.models.localization import Localization
 from avbench.models.logmel_avnet import COMBINATIONS, ENCODERS, LogMelAVNet
 from avbench.models.visual import ResNet18
-from avbench.types import AVInput, InputSpec
+from avbench.types import InputSpec
 
 SMALL = read_card("synthav").spec
 FULL = InputSpec(sample_rate=11025, samples=65535, frames=1, fps=8, height=224, width=224)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
-def clips(spec: InputSpec, n: int = 3) -> AVInput:
-    return AVInput(torch.rand(n, spec.samples) * 2 - 1, torch.rand(n, *spec.shape("video")))
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def count(module: nn.Module) -> int:
@@ -55,7 +47,7 @@ def stirred(module: nn.Module, *inputs: Tensor) -> nn.Module:
 
 def test_the_paper_size_has_512_dimensions_and_runs_on_its_clips() -> None:
     model = build("avnet", 11, FULL, {}).eval()
-    inputs = clips(FULL, 1)
+    inputs = random_clips(FULL, 1)
     assert model.encode_audio(inputs.audio).shape == model.encode_video(inputs.video).shape == (1, 512)
     assert model(*inputs).shape == (1, 11)
 
@@ -150,7 +142,7 @@ class TestLogMelAVNet:
         torch.testing.assert_close(encoder(video), encoder(larger))
 
     def test_sound_is_shown_to_its_encoder_as_one_gray_picture(self) -> None:
-        model, audio = LogMelAVNet(3, SMALL, "alexnet", "resnet", "sum", 4).eval(), clips(SMALL).audio
+        model, audio = LogMelAVNet(3, SMALL, "alexnet", "resnet", "sum", 4).eval(), random_clips(SMALL).audio
         picture = torch.stack([model.logmel(audio)] * 3, dim=1)[:, None]
         torch.testing.assert_close(model.encode_audio(audio), model.audio(picture))
 
@@ -214,7 +206,7 @@ class TestCNN14:
         assert pools == [[2]] * 5 + [[1]]
 
     def test_its_embedding_is_the_mean_over_bands_then_mean_plus_max_over_time(self) -> None:
-        model, audio = stirred(CNN14(3, SMALL, width=4), *clips(SMALL)), clips(SMALL).audio
+        model, audio = stirred(CNN14(3, SMALL, width=4), *random_clips(SMALL)), random_clips(SMALL).audio
         part = model.audio
         bands = part.logmel(audio)
         norm = part.norm
@@ -228,7 +220,7 @@ class TestCNN14:
 
 class TestLocalization:
     def test_it_attends_by_softmax_of_dot_products_in_every_frame(self) -> None:
-        model, inputs = stirred(Localization(3, SMALL, width=4), *clips(SMALL)), clips(SMALL, 2)
+        model, inputs = stirred(Localization(3, SMALL, width=4), *random_clips(SMALL)), random_clips(SMALL, 2)
         sound, maps = model.encode_audio(inputs.audio), model.encode_video(inputs.video)
         attention = model.attention_map(*inputs)
         assert attention.shape == (2, SMALL.frames, 2, 2)
@@ -258,7 +250,7 @@ class TestLocalization:
             build("localization", 3, SMALL, {"width": 4}).eval(),
         )
         model.load_state_dict(avnet.state_dict())
-        inputs = clips(SMALL)
+        inputs = random_clips(SMALL)
         assert torch.equal(model.encode_audio(inputs.audio), avnet.encode_audio(inputs.audio))
         torch.testing.assert_close(
             model.encode_video(inputs.video).mean(dim=(1, 3, 4)), avnet.encode_video(inputs.video)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import random_clips
 from safetensors.torch import save_file
 from torch import nn
 
@@ -31,15 +31,7 @@ SPECS = {
 CHOICES = {"fusion": FUSIONS, "audio": tuple(ENCODERS), "visual": tuple(ENCODERS)}  # of arguments that are words
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
-def clips(spec: InputSpec, n: int = 3) -> AVInput:
-    return AVInput(torch.rand(n, spec.samples) * 2 - 1, torch.rand(n, *spec.shape("video")))
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def variants() -> list[tuple[str, dict[str, str]]]:
@@ -59,7 +51,7 @@ def small(name: str, spec: InputSpec = SMALL, **arguments: str) -> nn.Module:
 @pytest.mark.parametrize(("name", "arguments"), variants(), ids=str)
 class TestEveryArchitecture:
     def test_its_stages_make_the_whole(self, name: str, arguments: dict[str, str]) -> None:
-        model, inputs = small(name, **arguments), clips(SMALL)
+        model, inputs = small(name, **arguments), random_clips(SMALL)
         assert isinstance(model, TwoStageModel)
         whole = model(*inputs)
         assert whole.shape == (3, len(CARD.classes))
@@ -68,25 +60,25 @@ class TestEveryArchitecture:
     def test_its_answers_are_the_same_bits_whether_gradients_are_wanted_or_not(
         self, name: str, arguments: dict[str, str]
     ) -> None:
-        model, inputs = small(name, **arguments).requires_grad_(False), clips(SMALL)
+        model, inputs = small(name, **arguments).requires_grad_(False), random_clips(SMALL)
         with torch.no_grad():
             judged = model(*inputs)
         assert torch.equal(model(*(clip.requires_grad_() for clip in inputs)), judged)
 
     def test_it_reads_what_it_declares_and_nothing_else(self, name: str, arguments: dict[str, str]) -> None:
-        model, inputs = small(name, **arguments), clips(SMALL)
+        model, inputs = small(name, **arguments), random_clips(SMALL)
         for modality in MODALITIES:
             changed = inputs._replace(**{modality: getattr(inputs, modality).flip(0)})
             assert torch.equal(model(*inputs), model(*changed)) != (modality in modalities_of(model))
 
     def test_its_answers_do_not_depend_on_the_batch(self, name: str, arguments: dict[str, str]) -> None:
-        model, inputs = small(name, **arguments), clips(SMALL)
+        model, inputs = small(name, **arguments), random_clips(SMALL)
         alone = torch.cat([model(*inputs.pick(slice(i, i + 1))) for i in range(3)])
         torch.testing.assert_close(alone, model(*inputs), rtol=1e-4, atol=1e-5)
 
     def test_its_logits_follow_finite_differences_of_its_inputs(self, name: str, arguments: dict[str, str]) -> None:
         model = small(name, **arguments).double()
-        inputs = AVInput(*(x.double() for x in clips(SMALL, 1)))
+        inputs = AVInput(*(x.double() for x in random_clips(SMALL, 1)))
         for modality in modalities_of(model):
             leaf = getattr(inputs, modality).clone().requires_grad_()
             [gradient] = torch.autograd.grad(model(*inputs._replace(**{modality: leaf}))[0, 1], leaf)
@@ -99,13 +91,13 @@ class TestEveryArchitecture:
     def test_it_gives_the_same_bits_again_and_draws_no_random_numbers(
         self, name: str, arguments: dict[str, str]
     ) -> None:
-        model, inputs = small(name, **arguments), clips(SMALL)
+        model, inputs = small(name, **arguments), random_clips(SMALL)
         before = torch.get_rng_state()
         assert torch.equal(model(*inputs), model(*inputs))
         assert torch.equal(before, torch.get_rng_state())
 
     def test_its_saved_weights_give_the_same_bits(self, name: str, arguments: dict[str, str], tmp_path: Path) -> None:
-        model, inputs = small(name, **arguments), clips(SMALL)
+        model, inputs = small(name, **arguments), random_clips(SMALL)
         for _ in range(2):
             model.train()(*inputs)  # its running statistics move away from where they began
         model.eval()
@@ -120,7 +112,7 @@ class TestEveryArchitecture:
     def test_its_gradient_is_finite_and_reaches_all_that_it_reads(
         self, name: str, arguments: dict[str, str], loud: bool
     ) -> None:
-        model, inputs = small(name, **arguments), clips(SMALL)
+        model, inputs = small(name, **arguments), random_clips(SMALL)
         leaves = AVInput(*((x if loud else torch.zeros_like(x)).requires_grad_() for x in inputs))
         grads = torch.autograd.grad(model(*leaves)[:, 1].sum(), leaves, allow_unused=True)
         for modality, gradient in zip(MODALITIES, grads, strict=True):
@@ -131,7 +123,7 @@ class TestEveryArchitecture:
 
     @pytest.mark.parametrize("kind", SPECS)
     def test_it_takes_clips_of_any_size(self, name: str, arguments: dict[str, str], kind: str) -> None:
-        found = small(name, SPECS[kind], **arguments)(*clips(SPECS[kind], 2))
+        found = small(name, SPECS[kind], **arguments)(*random_clips(SPECS[kind], 2))
         assert found.shape == (2, len(CARD.classes))
         assert found.isfinite().all()
         assert not torch.equal(found[0], found[1])
@@ -153,14 +145,14 @@ def test_a_width_that_makes_no_network_is_a_named_error(name: str, width: object
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
 def test_its_full_size_takes_the_clips_of_the_paper(name: str) -> None:
     with torch.no_grad():
-        found = build(name, 11, FULL, {}).eval()(*clips(FULL, 1))
+        found = build(name, 11, FULL, {}).eval()(*random_clips(FULL, 1))
     assert found.shape == (1, 11)
     assert found.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
 def test_attacks_on_embeddings_take_embeddings_of_any_shape(name: str) -> None:
-    model, inputs = small(name), clips(SMALL, 2)
+    model, inputs = small(name), random_clips(SMALL, 2)
     found = avbench.attacks.get("tma:steps=1,copies=1,segments=2")(model, *inputs, torch.tensor([0, 1]))
     for modality in MODALITIES:
         moved = (getattr(found, modality) != getattr(inputs, modality)).flatten(1).any(dim=1)

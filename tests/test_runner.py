@@ -16,10 +16,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Linear, Wavy, candidate, count_parts, kill_9, make_split
+from conftest import Linear, Wavy, assert_same_rows, candidate, count_parts, kill_9, make_split
 from torch import Tensor, nn
 
-from avbench import files, store
+from avbench import store
 from avbench.attacks import ATTACKS, Attack, Cost, parse_attack
 from avbench.errors import (
     BadModel,
@@ -432,6 +432,5 @@ def test_kill_9_at_20_random_moments_then_resume_gives_the_same_bytes(tmp_path: 
     process = _child(suite, killed)
     process.join()
     assert process.exitcode == 0
-    [one], [other] = calm.rglob("rows.parquet"), killed.rglob("rows.parquet")
-    assert files.sha256_file(one) == files.sha256_file(other)
+    assert_same_rows(calm, killed)
     assert not list(killed.rglob(".*.tmp"))

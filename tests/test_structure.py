@@ -26,7 +26,7 @@ PACKAGE = ROOT / "avbench"
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance",
     "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "store", "cells", "figures", "geometry",
-    "progress", "checkpoint", "convert", "hub", "submission", "crafting", "diagnose", "defenses", "summarize", "runner", "estimate", "analyze", "single", "tensors", "api",
+    "progress", "checkpoint", "convert", "hub", "submission", "crafting", "diagnose", "defenses", "summarize", "runner", "estimate", "analyze", "attack_clip", "tensors", "api",
     "curve", "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Linear, MemorySplit, Wavy, candidate, count_parts, kill_9, make_split
+from conftest import Linear, MemorySplit, Wavy, assert_same_rows, candidate, count_parts, kill_9, make_split
 from torch import Tensor
 
-from avbench import files, store, summarize
+from avbench import store, summarize
 from avbench.attacks import parse_attack
 from avbench.datasets.cards import Lock, Pinned
 from avbench.errors import AvbenchError, BadBudget, BadOption, DataError
@@ -144,9 +144,9 @@ def test_standard_meets_survivors_only_and_resumes_after_kill_9_to_the_same_byte
     process = _child(killed)
     process.join()
     assert process.exitcode == 0
-    [one], [other] = calm.rglob("rows.parquet"), killed.rglob("rows.parquet")
-    assert files.sha256_file(one) == files.sha256_file(other)
-    rows = store.read_rows(one)
+    assert_same_rows(calm, killed)
+    [made] = killed.rglob("rows.parquet")
+    rows = store.read_rows(made.parent)
     counts = [
         int(((rows["threat"] == str(threat)) & (rows["attack"] == str(attack))).sum())
         for threat in STANDARD.threats

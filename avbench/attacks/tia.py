@@ -48,16 +48,20 @@ class TIA(MIM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Variance(self.l1, self.copies, self.segments)
+        _ = self.variance  # refuses what it cannot be
+
+    @property
+    def variance(self) -> Variance:
+        """Return the term L_T."""
+        return Variance(self.l1, self.copies, self.segments)
 
     def run(self, oracle: Oracle, batch: Batch, region: Region, rng: Rng) -> AVInput:
         """Climb J."""
-        variance = Variance(self.l1, self.copies, self.segments)
-        return self.climb(oracle, batch, region, partial(variance.terms, oracle, batch, region.attacked, rng))
+        return self.climb(oracle, batch, region, partial(self.variance.terms, oracle, batch, region.attacked, rng))
 
     def cost(self, setting: Setting) -> Cost:
         """One of each a step, and one for each segment of each draw."""
-        passes = self.steps * (1 + Variance(self.l1, self.copies, self.segments).passes(setting))
+        passes = self.steps * (1 + self.variance.passes(setting))
         return Cost(passes, passes)
 
 

@@ -40,10 +40,10 @@ def analyze(what: str, dataset: str | None, split: str, seed: int, device: str, 
         candidate, card = find_candidate(what, dataset)
     table = work.analyze(candidate, open_split(card.name, split), seed, device)
     folder = output_dir or (Path(what) if is_run else Path("runs") / "analyze" / candidate.id)
-    work.write(folder / "geometry.parquet", table)
+    store.publish_table(folder / "geometry.parquet", table)
     if is_run:
         drops = work.accuracy_drop(store.read_rows(Path(what)))
-        work.write(folder / "drops.parquet", drops)
+        store.publish_table(folder / "drops.parquet", drops)
         work.draw(folder / "drops", table, drops, card.classes)
     print_geometry(table, card.classes)
     click.echo(f"tables: {folder}")

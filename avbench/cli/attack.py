@@ -36,9 +36,9 @@ def attack(
     """
     from tabulate import tabulate
 
+    from avbench.attack_clip import attack_clip, find_clip
     from avbench.attacks import parse_attack
     from avbench.errors import BadOption
-    from avbench.single import attack_clip, find_clip
     from avbench.submission import find_candidate
     from avbench.threats import find_threats
 

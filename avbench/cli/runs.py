@@ -94,8 +94,7 @@ def evaluate(
     chosen = find_suite(suite, threats, attacks)
     candidate, card = find_candidate(model, dataset, architecture, parse_arguments(arguments))
 
-    from avbench import api, summarize
-    from avbench.analyze import write
+    from avbench import api, store, summarize
     from avbench.cli.diagnose import print_health
     from avbench.cli.tables import print_run
     from avbench.curve import draw_curve
@@ -115,7 +114,7 @@ def evaluate(
     if draw_curve(folder, scores):
         click.echo(f"curves:          {folder / 'curve.png'}")
     if rows.multilabel:
-        write(folder / "classes.parquet", per_class(rows))
+        store.publish_table(folder / "classes.parquet", per_class(rows))
         click.echo(f"classes:         {folder / 'classes.parquet'}")
 
 

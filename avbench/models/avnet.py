@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from avbench.models import ARCHITECTURES
 from avbench.models.audio import SMALLEST_CLIP, AudioNet
 from avbench.models.fusion import Fusion, FusionName
-from avbench.models.two_stage import TwoStage
+from avbench.models.two_stage import AudioOnly, TwoStage
 from avbench.models.visual import ResNet18
 from avbench.types import InputSpec, Modality
 
@@ -53,10 +53,8 @@ class AVNet(TwoStage):
 
 
 @ARCHITECTURES.register("unimodal-audio")
-class UnimodalAudio(TwoStage):
+class UnimodalAudio(AudioOnly):
     """Classify by sound alone; the reference row of [T21] table 3."""
-
-    modalities: ClassVar[tuple[Modality, ...]] = ("audio",)
 
     def __init__(self, classes: int, spec: InputSpec, width: int = 64) -> None:
         super().__init__()
@@ -66,10 +64,6 @@ class UnimodalAudio(TwoStage):
     def encode_audio(self, audio: Tensor) -> Tensor:
         """(batch, samples) to (batch, 8 * width)."""
         return self.audio(audio)  # type: ignore[no-any-return]
-
-    def encode_video(self, video: Tensor) -> Tensor:
-        """Ignore the video: an empty embedding (batch, 0)."""
-        return video.new_zeros(video.shape[0], 0)
 
     def fuse(self, audio: Tensor, video: Tensor) -> Tensor:
         """Embeddings to logits (batch, classes)."""

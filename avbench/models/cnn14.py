@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from avbench.models import ARCHITECTURES
 from avbench.models.logmel import MELS, LogMel
-from avbench.models.two_stage import TwoStage
-from avbench.types import InputSpec, Modality
+from avbench.models.two_stage import AudioOnly
+from avbench.types import InputSpec
 
 
 class Tagger(nn.Module):
@@ -45,10 +43,8 @@ def _block(channels: int, out: int, pool: int) -> nn.Sequential:
 
 
 @ARCHITECTURES.register("cnn14")
-class CNN14(TwoStage):
+class CNN14(AudioOnly):
     """Classify by sound alone, by the convolutional tagger of PANNs on a log-mel spectrogram."""
-
-    modalities: ClassVar[tuple[Modality, ...]] = ("audio",)
 
     def __init__(self, classes: int, spec: InputSpec, width: int = 64) -> None:
         super().__init__()
@@ -59,10 +55,6 @@ class CNN14(TwoStage):
     def encode_audio(self, audio: Tensor) -> Tensor:
         """(batch, samples) to (batch, 32 * width)."""
         return self.audio(audio)  # type: ignore[no-any-return]
-
-    def encode_video(self, video: Tensor) -> Tensor:
-        """Ignore the video: an empty embedding (batch, 0)."""
-        return video.new_zeros(video.shape[0], 0)
 
     def fuse(self, audio: Tensor, video: Tensor) -> Tensor:
         """Embeddings to logits (batch, classes)."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
+
+from avbench.types import Modality
 
 
 class TwoStage(nn.Module, ABC):
@@ -29,3 +32,13 @@ class TwoStage(nn.Module, ABC):
         """Logits (batch, classes), float32."""
         logits: Tensor = self.fuse(self.encode_audio(audio), self.encode_video(video))
         return logits
+
+
+class AudioOnly(TwoStage):
+    """A model that does not see: the video's embedding is empty."""
+
+    modalities: ClassVar[tuple[Modality, ...]] = ("audio",)
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """Ignore the video: an empty embedding (batch, 0)."""
+        return video.new_zeros(video.shape[0], 0)

@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from conftest import TEST_DATA
 from PIL import Image
 
+from avbench.attack_clip import read_back, write_video
 from avbench.cli import main
 from avbench.datasets.encoding import Clip
 from avbench.datasets.splits import open_split
-from avbench.single import read_back, write_video
 from avbench.types import InputSpec
 
 MODEL = "avbench--synthav-concat"
