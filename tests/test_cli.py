@@ -32,7 +32,7 @@ def run(*words: object) -> Result:
 
 def refused(result: Result, name: str, *parts: str) -> None:
     assert result.exit_code == 2, result.output
-    assert result.stderr.startswith(f"{name}: "), result.stderr
+    assert f"\n{name}: " in f"\n{result.stderr}", result.stderr  # after a progress bar
     assert "Traceback" not in result.output
     for part in parts:
         assert part in result.stderr, result.stderr
