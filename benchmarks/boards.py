@@ -137,7 +137,7 @@ def evaluate(cell: tuple[Path, str]) -> None:
     split, results = SPLITS[read(path)["dataset"]], BUILD / "results"
     avbench(
         path, suite, "evaluate", path.stem, "--suite", suite, "--split", split, "--output-dir", results,
-        "--device", "cpu", "--batch-size", 32,
+        "--device", "cpu", "--batch-size", 128,
     )  # fmt: skip
     made = results / finished(path, suite).parent.relative_to(ROOT / "leaderboard" / "results")
     shutil.copytree(
