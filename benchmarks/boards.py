@@ -136,7 +136,8 @@ def evaluate(cell: tuple[Path, str]) -> None:
     path, suite = cell
     split, results = SPLITS[read(path)["dataset"]], BUILD / "results"
     avbench(
-        path, suite, "evaluate", path.stem, "--suite", suite, "--split", split, "--output-dir", results,
+        path, suite, "evaluate", path.stem, "--suite", suite, "--split", split,
+        "--output-dir", results.relative_to(ROOT),  # the record keeps the command, and is to name no path of a machine
         "--device", "cpu", "--batch-size", 128,
     )  # fmt: skip
     made = results / finished(path, suite).parent.relative_to(ROOT / "leaderboard" / "results")

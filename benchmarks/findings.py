@@ -15,8 +15,10 @@ from boards import COSTS, NAMES, SPLITS
 from tabulate import tabulate
 
 import avbench
+from avbench.diagnose import read_health
 from avbench.errors import AvbenchError
 from avbench.metrics.avg import MEAN_OF_THREATS
+from avbench.store import read_record
 from avbench.threats import find_threats
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +76,8 @@ INTRODUCTION = """# Findings
 
 Which claims of the three papers hold on the small boards? Made by `python benchmarks/findings.py` from the rows in
 leaderboard/results. Accuracies in %; worst case of the suite `standard`; differences in points with 95 % bootstrap
-intervals, paired by sample. *Holds* and *fails* mean that the interval excludes zero; else the data do not decide. One
+intervals, paired by sample. *Holds* and *fails* mean that the interval excludes zero; else the data do not decide. A
+star: a health flag is raised, so gradients may be masked, the figure is an upper bound, and the run does not rank. One
 seed a model, small networks, small splits: none of this says that a paper is wrong on its own data.
 """
 
@@ -96,12 +99,13 @@ def answers(claim: Claim, dataset: str) -> Iterator[dict[str, str]]:
         except AvbenchError:
             continue  # not evaluated yet
         row = found[found["threat"] == question.where].iloc[0]
+        one, other = (f"{name}{flagged(folder(dataset, name, question.suite))}" for name in question[:2])
         yield {
             "board": NAMES[dataset],
             "n": str(row["n"]),
             "where": question.where if question.where in (CLEAN, MEAN_OF_THREATS) else question.where.partition(":")[0],
-            "model": f"{question.one} {row['one']:.2f}",
-            "against": f"{question.other} {row['other']:.2f}",
+            "model": f"{one} {row['one']:.2f}",
+            "against": f"{other} {row['other']:.2f}",
             "difference": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
             "": verdict(row),
         }
@@ -109,6 +113,13 @@ def answers(claim: Claim, dataset: str) -> Iterator[dict[str, str]]:
 
 def verdict(row: pd.Series) -> str:
     return "holds" if row["low"] > 0 else "fails" if row["high"] < 0 else "not decided"
+
+
+def flagged(run: Path) -> str:
+    """Mark a model in whose run a health flag is raised."""
+    record = read_record(run)
+    health = read_health(run, record["run"], record["rows_sha256"])
+    return "" if health and not health.raised else "*"
 
 
 def folder(dataset: str, name: str, suite: str) -> Path:

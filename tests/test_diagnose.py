@@ -82,19 +82,19 @@ def test_random_answers_are_flagged(make: type[zoo.Defended], broken: tuple[Moda
 
 
 @pytest.mark.parametrize(
-    ("make", "modality", "threat"),
+    ("make", "modality", "threat", "left"),  # how many of four samples are right, and not broken by other means
     [
-        (zoo.Quantized, "video", STANDARD[1]),
-        (zoo.Lying, "audio", STANDARD[0]),  # whose gradients are not zero, but wrong
-        (zoo.Lying, "video", STANDARD[1]),
+        (zoo.Quantized, "video", STANDARD[1], 1),
+        (zoo.Lying, "audio", STANDARD[0], 3),  # whose gradients are not zero, but wrong
+        (zoo.Lying, "video", STANDARD[1], 3),
     ],
 )
 def test_attacks_that_get_nowhere_are_flagged(
-    make: type[zoo.Defended], modality: Modality, threat: ThreatModel
+    make: type[zoo.Defended], modality: Modality, threat: ThreatModel, left: int
 ) -> None:
     found = probed(make(concat(), (modality,)), [threat], samples=4)
     state, value, threshold, n = named(found, "loss-not-larger")[modality]
-    assert (state, threshold, n) == ("raised", 1.0, 4)
+    assert (state, threshold, n) == ("raised", 1.0, left)
     assert value is not None
     assert value >= 50, "sign(0) is no step, but a random start may hit"
     assert raised(found) <= {f"{name} ({modality})" for name in FLAGS}
@@ -153,18 +153,25 @@ def test_no_honest_baseline_raises_a_flag(dataset: str, split: str, kind: str) -
     }
 
 
+HIDING_DEFENSES = {"minsim", "minsim-exfmem", "pcl"}  # found on AV-MNIST to hide gradients; such runs do not rank
+
+
 @pytest.mark.parametrize(
     "run", sorted(ROOT.glob("leaderboard/results/*/*")), ids=lambda run: f"{run.parent.name}-{run.name}"
 )
-def test_no_committed_run_raises_a_flag(run: Path) -> None:
+def test_committed_runs_are_diagnosed_and_raise_no_flag_but_where_a_defense_hides_gradients(run: Path) -> None:
     rows, record = api.read_run(run), store.read_record(run)
-    found = states([*flags_of_record(record, rows), *flags_of_rows(rows)])
-    assert "raised" not in found.values()
-    assert found["incomplete-coverage"] == found["loss-not-larger"] == "passed"
     health = read_health(run, record["run"], record["rows_sha256"])
     assert health is not None, "repeat `avbench diagnose`"
     assert health.probed == 64
+    found = states([*flags_of_record(record, rows), *flags_of_rows(rows)])
+    assert found["incomplete-coverage"] == "passed"
+    if record["model"]["defense"] in HIDING_DEFENSES:
+        return
+    assert "raised" not in found.values()
     assert not health.raised
+    if record["suite"]["mode"] == "every":  # else later attacks may meet nothing
+        assert found["loss-not-larger"] == "passed"
 
 
 class Plateau(Linear):
