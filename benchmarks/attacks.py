@@ -3,7 +3,7 @@
 Needs the peers: see attacks_peers.py. About an hour and a half on one core; a part can be made again by its own
 command, which stands above its table.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=.:/tmp/peers python benchmarks/attacks.py
+    OMP_NUM_THREADS=1 PYTHONPATH=.:build/peers python benchmarks/attacks.py
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Holm's correction.""",
 
 def main() -> None:
     sections = [
-        "# Attacks\n\nMade by `OMP_NUM_THREADS=1 PYTHONPATH=.:/tmp/peers python benchmarks/attacks.py` on "
+        "# Attacks\n\nMade by `OMP_NUM_THREADS=1 PYTHONPATH=.:build/peers python benchmarks/attacks.py` on "
         f"{time.strftime('%Y-%m-%d')} with {versions()}.\n"
     ]
     for title, (about, commands) in PARTS.items():

@@ -1,8 +1,8 @@
 """Run our attacks and those of torchattacks, foolbox and ART on one modality of a committed model, and compare.
 
-    pip install --target /tmp/peers --no-deps torchattacks foolbox adversarial-robustness-toolbox eagerpy gitpython \\
+    pip install --target build/peers --no-deps torchattacks foolbox adversarial-robustness-toolbox eagerpy gitpython \\
         gitdb smmap tqdm six scikit-learn threadpoolctl requests urllib3 charset-normalizer idna certifi
-    PYTHONPATH=.:/tmp/peers python benchmarks/attacks_peers.py --samples 500
+    PYTHONPATH=.:build/peers python benchmarks/attacks_peers.py --samples 500
 
 The peers know images in [0, 1], (batch, channels, height, width): frames become channels, a waveform one row of pixels.
 """

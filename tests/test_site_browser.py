@@ -189,7 +189,7 @@ def test_it_works_in_a_sub_folder_over_http(browser: Any, site: Path) -> None:
         here = f"http://127.0.0.1:{server.server_port}/"
         watched = Watched(browser)
         for name in PAGES:
-            watched.page.goto(f"{here}sub/folder/{name}")
+            watched.page.goto(f"{here}sub/folder/{name}", wait_until="networkidle")  # else the next page cuts it off
             watched.page.wait_for_selector("header button.theme")
         watched.context.close()
         server.shutdown()
