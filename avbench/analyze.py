@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from avbench.checkpoint import Candidate
@@ -22,6 +20,7 @@ from avbench.geometry import QUANTILES, STREAMS, Streams, convexity, density, st
 from avbench.metrics import CLEAN, NONE
 from avbench.metrics.intervals import wilson
 from avbench.oracle import Victim
+from avbench.progress import track
 from avbench.rng import Rng
 from avbench.types import MODALITIES, AVInput, Batch
 
@@ -49,9 +48,7 @@ def analyze(
     found = find_device(device)
     victim = Victim(candidate.module, len(split.card.classes), found)
     with deterministic(found), torch.no_grad():
-        classes = track(
-            range(len(split.card.classes)), "classes", disable=quiet, transient=True, console=Console(stderr=True)
-        )
+        classes = track(range(len(split.card.classes)), "classes", quiet=quiet)
         rows = [row for label in classes for row in _class_rows(victim, split, label, seed)]
     return pd.DataFrame(rows, columns=COLUMNS)
 

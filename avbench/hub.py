@@ -13,8 +13,6 @@ from pathlib import Path
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
-from rich.console import Console
-from rich.progress import track
 
 from avbench import __version__, files
 from avbench.datasets.cards import Card, card_folder, read_card
@@ -30,6 +28,7 @@ from avbench.datasets.foreign import (
 from avbench.datasets.prepare import Prepared, alone, read_gaps
 from avbench.datasets.shards import GAPS, LOCK, folder
 from avbench.errors import AvbenchError, BadOption, DataError, DiskFull
+from avbench.progress import track
 
 _OURS = re.compile(r"[^/]+/([0-9]{5}\.parquet|lock\.csv|gaps\.csv)")  # what `push_dataset` puts into a repository
 _LICENSES = {
@@ -151,7 +150,7 @@ def _read_prepared(card: Card, split: str) -> Prepared:
     from avbench.datasets.splits import open_split
 
     opened = open_split(card.name, split)
-    for index in track(opened.present, f"{card.name} {split}", transient=True, console=Console(stderr=True)):
+    for index in track(opened.present, f"{card.name} {split}"):
         opened.stored(index)
     return Prepared(opened.lock, read_gaps(card.name, split))
 

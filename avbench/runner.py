@@ -24,9 +24,10 @@ from avbench.judge import drawn_at_random
 from avbench.metrics import NONE
 from avbench.options import RunOptions
 from avbench.oracle import Victim
-from avbench.progress import RunProgress, working
+from avbench.progress import working
 from avbench.provenance import numerics, provenance
 from avbench.rng import seeded
+from avbench.run_progress import RunProgress
 from avbench.suites import Suite
 from avbench.threats import ThreatModel
 from avbench.types import Batch

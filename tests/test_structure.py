@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "avbench"
 # Each layer imports only from those before it; modules in one layer are independent of each other.
 LAYERS = [
-    "errors", "options", "files", "types", "registry", "rng", "provenance",
+    "errors", "options", "files", "types", "registry", "rng", "provenance", "progress",
     "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "store", "cells", "figures", "geometry",
-    "progress", "checkpoint", "convert", "hub", "submission", "crafting", "diagnose", "defenses", "summarize", "runner", "estimate", "analyze", "attack_clip", "tensors", "api",
+    "run_progress", "checkpoint", "convert", "hub", "submission", "crafting", "diagnose", "defenses", "summarize", "runner", "estimate", "analyze", "attack_clip", "tensors", "api",
     "curve", "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.

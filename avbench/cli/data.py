@@ -95,14 +95,12 @@ def _splits(name: str) -> list[str]:
 @click.option("--split", "splits", multiple=True, help="Only this split; repeatable.")
 def verify(name: str, splits: tuple[str, ...]) -> None:
     """Read every prepared sample of dataset NAME and compare it with its pinned hash."""
-    from rich.console import Console
-    from rich.progress import track
-
     from avbench.datasets.splits import open_split
+    from avbench.progress import track
 
     for split in splits or _splits(name):
         opened = open_split(name, split)
-        for index in track(opened.present, f"{name} {split}", transient=True, console=Console(stderr=True)):
+        for index in track(opened.present, f"{name} {split}"):
             opened.stored(index)
         click.echo(f"{name} {split}: {len(opened.present)} samples are the pinned ones")
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from avbench.datasets import Entry, Sample
 from avbench.datasets.cards import Card, Lock, Pinned, read_card
 from avbench.datasets.lists import read_all, read_entries
-from avbench.datasets.perceptual import PICTURE_PRINT, cluster, picture_print, progress, sound_print
+from avbench.datasets.perceptual import PICTURE_PRINT, cluster, picture_print, sound_print
 from avbench.datasets.shards import LOCK, folder
 from avbench.errors import BadOption
+from avbench.progress import track
 
 SILENT = 0.001  # root mean square, full scale 1 (-60 dBFS), below which audio is silent
 CLIPPED = 0.001  # share of samples at full scale from which a clip is named
@@ -163,7 +164,7 @@ def _content(dataset: str, splits: Sequence[str]) -> Content:
     for split in opened:
         found[split.name] = Clips(len(split.present))
         samples = read_ahead(split.stored, split.present)
-        for sample in progress(samples, f"{dataset} {split.name}", len(split.present)):
+        for sample in track(samples, f"{dataset} {split.name}", len(split.present)):
             sounds[len(seen)] = sound_print(sample.audio, spec.sample_rate)
             pictures[len(seen)] = picture_print(sample.video[spec.frames // 2])
             seen.append(_Seen(split.name, sample.id, _sha256(sample.audio), _sha256(sample.video)))

@@ -10,8 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import av
-from rich.console import Console
-from rich.progress import track
 
 from avbench import files
 from avbench.datasets.media import Limits, open_container, open_regular
@@ -19,6 +17,7 @@ from avbench.datasets.sources import Clips, Found, shown
 from avbench.datasets.videos import SECONDS
 from avbench.datasets.workers import Workers
 from avbench.errors import BrokenClip, DataError
+from avbench.progress import track
 
 SPLITS = ("train", "val", "test")
 
@@ -84,13 +83,7 @@ def look(path: str) -> Look:
 def _look_all(clips: Clips) -> dict[str, Look | BrokenClip]:
     paths = list(dict.fromkeys(clip.file for clip in clips.found))
     with Workers(look, SECONDS) as workers:
-        seen = track(
-            workers.map(str(clips.videos / path) for path in paths),
-            "look",
-            len(paths),
-            transient=True,
-            console=Console(stderr=True),
-        )
+        seen = track(workers.map(str(clips.videos / path) for path in paths), "look", len(paths))
         looks = dict(zip(paths, seen, strict=True))
     broken = [one for one in looks.values() if isinstance(one, BrokenClip)]
     if len(broken) == len(looks):

@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from rich.console import Console
-from rich.progress import track
-
 from avbench import files
 from avbench.datasets.cards import Card, Lock, Pinned, canonical
 from avbench.datasets.encoding import decode, digest
@@ -19,6 +16,7 @@ from avbench.datasets.prepare import Gap, Prepared, alone, find_dataset
 from avbench.datasets.shards import GAPS, LOCK, ROW_GROUP, SHARD, Row, read_group, read_meta, shard_path, write
 from avbench.datasets.workers import Workers
 from avbench.errors import AvbenchError, BrokenReason, CorruptShard, DataError, DiskFull
+from avbench.progress import track
 
 LARGEST_TABLE = 64 << 20  # bytes of a lock or of a table of gaps
 SECONDS = 600.0  # that copying one shard may take
@@ -118,9 +116,7 @@ def copy_shards(card: Card, locks: Mapping[str, Lock], source: Path, target: Pat
         for number, path in enumerate(shard_paths(card, split))
     ]
     with Workers(copy_shard, SECONDS, min(len(tasks), len(os.sched_getaffinity(0)))) as workers:
-        for trouble in track(
-            workers.map(tasks), f"checking {card.name}", len(tasks), transient=True, console=Console(stderr=True)
-        ):
+        for trouble in track(workers.map(tasks), f"checking {card.name}", len(tasks)):
             if trouble is not None:
                 raise trouble
 

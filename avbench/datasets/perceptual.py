@@ -10,17 +10,16 @@ Found again (12-64 kbit/s, half to 1.5 size, -12 to 3.5 dB, -0.1 to 0.2 s): grid
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from scipy.fft import dctn, rfft
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from avbench.progress import track
 
 BANDS, LOW, HIGH = 32, 200.0, 3600.0  # number; Hz: what low bit rates and an 8 kHz recording keep
 WINDOW, HOP, LAG = 1 / 8, 1 / 64, 2  # s, s, hops
@@ -34,8 +33,6 @@ PICTURE_PRINT = KEPT**2 - 1
 FAINT = 1.0  # standard deviation, of 255; a picture with less contrast has no fingerprint
 PICTURE, HAMMING = 0.99, 16  # correlation of pictures from which they are near-duplicates; different signs up to it
 BLOCK = 256  # clips compared at once with all others
-
-T = TypeVar("T")
 
 
 class Clusters(NamedTuple):
@@ -81,7 +78,7 @@ def cluster(sounds: NDArray[np.int8], pictures: NDArray[np.float32]) -> Clusters
     """
     clips, audios, frames = (np.arange(len(sounds), dtype=np.int32) for _ in range(3))
     starts = range(0, len(sounds), BLOCK)
-    for start in progress(starts, "comparing clips", len(starts)):
+    for start in track(starts, "comparing clips", len(starts)):
         audio, frame = _same_sound(sounds, start), _same_picture(pictures, start)
         clips, audios, frames = (
             _link(found, start, match) for found, match in ((clips, audio & frame), (audios, audio), (frames, frame))
@@ -125,9 +122,3 @@ def _link(found: NDArray[np.int32], start: int, match: NDArray[np.bool_]) -> NDA
     links = (np.ones(len(one), np.bool_), (found[start + one], found[start + other]))
     _, joined = connected_components(coo_array(links, shape=(len(found), len(found))), directed=False)
     return np.asarray(joined, np.int32)[found]
-
-
-def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
-    """Show how far a loop is; on standard error, so that output stays clean."""
-    console = Console(stderr=True)
-    return track(items, what, total, transient=True, console=console, disable=not console.is_terminal)

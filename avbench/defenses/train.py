@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -33,6 +31,7 @@ from avbench.device import deterministic, find_device
 from avbench.errors import BadOption, NonFiniteOutput, RecipeError, RunConflict
 from avbench.models import build
 from avbench.oracle import margin
+from avbench.progress import track
 from avbench.rng import Rng
 from avbench.threats import find_threats
 from avbench.types import Batch
@@ -87,7 +86,7 @@ class Trainer:
         with torch.random.fork_rng(), deterministic(self.device):
             if not self.log:
                 self._study(train, val)
-            for epoch in track(epochs, "train", disable=self.quiet, transient=True, console=Console(stderr=True)):
+            for epoch in track(epochs, "train", quiet=self.quiet):
                 try:
                     self.log.append({"epoch": epoch, "loss": self._epoch(epoch, data)})
                     self._study(train, val)
