@@ -164,6 +164,7 @@ def test_committed_runs_are_diagnosed_and_raise_no_flag_but_where_a_defense_hide
     health = read_health(run, record["run"], record["rows_sha256"])
     assert health is not None, "repeat `avbench diagnose`"
     assert health.probed == 64
+    assert " /" not in record["provenance"]["command"], "a committed record names a path of some machine"
     found = states([*flags_of_record(record, rows), *flags_of_rows(rows)])
     assert found["incomplete-coverage"] == "passed"
     if record["model"]["defense"] in HIDING_DEFENSES:
