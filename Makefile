@@ -1,7 +1,7 @@
 # Thin: every target calls a command that also works by itself.
 BIN := .venv/bin
 
-.PHONY: demo test lint boards .venv
+.PHONY: demo test lint boards schema .venv
 
 .venv: .venv/.installed
 
@@ -22,8 +22,14 @@ lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/zizmor --quiet --offline --persona pedantic .github/workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # Hours: trains and evaluates what is missing; see benchmarks/boards.py.
 boards: .venv
 	$(BIN)/python benchmarks/boards.py
 	$(BIN)/avbench leaderboard build
+
+# The form of submissions as JSON Schema, for editors.
+schema: .venv
+	$(BIN)/python -m avbench.form > docs/submission.schema.json

@@ -265,10 +265,10 @@ def test_bad_input_to_the_other_commands_is_named(words: list[str], name: str) -
     [
         ("title: [", "cannot be read"),
         ("a: 1\na: 2", "given twice"),
-        ("a: &x 1\nb: *x", "aliases"),
-        ("a: !!python/object/apply:os.system [id]", "cannot be read"),
-        ("title: x", "architecture: Field required"),
-        ("[" * 5000, "cannot be read"),
+        ("a: &x 1\nb: *x", "aliases or tags"),
+        ("a: !!python/object/apply:os.system [id]", "aliases or tags"),
+        ("title: x", "dataset: Field required"),
+        ("[" * 5000, "in one another"),
         ("x" * 20000, "larger than"),
     ],
 )

@@ -14,7 +14,10 @@ from avbench.cli.convert import convert
 from avbench.cli.data import data
 from avbench.cli.diagnose import diagnose
 from avbench.cli.look import compare, env, listing, score, show
+from avbench.cli.pack import pack
 from avbench.cli.runs import evaluate, train
+from avbench.cli.submit import submit
+from avbench.cli.verify import verify
 from avbench.errors import AvbenchError
 
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
@@ -44,7 +47,9 @@ def main() -> None:
 
 
 COMMANDS = (
-    evaluate, train, score, diagnose, analyze, attack, show, compare, listing, env, data, leaderboard, convert,
+    evaluate, train, score, diagnose, analyze, attack, show, compare, listing, env, data, leaderboard, convert, pack,
+    verify,
+    submit,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

@@ -14,8 +14,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from rich.console import Console
 
 from avbench import files, store
+from avbench.counter import Counter, read_counters
 from avbench.diagnose import Health, read_health, read_review
 from avbench.errors import DataError
+from avbench.form import Claim
 
 LARGEST = 4_000_000  # bytes of a run.json
 
@@ -57,7 +59,7 @@ class ModelRecord(_Record):
     training_data: Line = ""
     defense: Line = ""
     reference: Line = ""  # its role on the board, if it has one
-    clean_accuracy: Annotated[float, Field(ge=0, le=100)] | None = None  # claimed, %
+    claims: tuple[Claim, ...] = ()
     description: Annotated[Line, StringConstraints(max_length=5000)] = ""
 
     @property
@@ -169,6 +171,11 @@ class Run:
     def health(self) -> Health | None:
         """Its flags, or None if nobody looked for them."""
         return read_health(self.folder, self.record.run, self.record.rows_sha256)
+
+    @cached_property
+    def counters(self) -> list[Counter]:
+        """Counter attacks that were accepted for it."""
+        return read_counters(self.folder, {"run": self.record.run, "rows_sha256": self.record.rows_sha256})
 
     @cached_property
     def review(self) -> str:
