@@ -60,7 +60,7 @@ def test_flags_and_answers_write_the_same_folder() -> None:
 def test_what_the_weights_say_is_not_asked_for() -> None:
     assert new(WEIGHTS).exit_code == 0
     made, committed = read_submission(Path("submissions/org--model")), read_submission(WEIGHTS.parent)
-    assert (made.architecture, made.arguments, made.dataset) == ("avnet", {"fusion": "concat", "width": 8}, "synthav")
+    assert (made.architecture, made.arguments, made.dataset) == ("avnet", {"fusion": "concat", "width": 4}, "synthav")
     assert made.weights is not None
     assert committed.weights is not None
     assert (made.weights.sha256, made.weights.size) == (committed.weights.sha256, WEIGHTS.stat().st_size)

@@ -91,9 +91,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: if the file is missing, truncated, corrupt, too large or of another format.
         UnsafeCheckpoint: if it holds a pickle that would run code; it is not run.
     """
-    if path.suffix not in (".safetensors", *_PICKLED):
-        raise CheckpointError(f"{path} is not one of .safetensors, {', '.join(_PICKLED)}; other formats are refused")
     with Source(path) as source:
+        if path.suffix not in (".safetensors", *_PICKLED):
+            formats = ", ".join((".safetensors", *_PICKLED))
+            raise CheckpointError(f"{path} is not one of {formats}; other formats are refused")
         if path.suffix == ".safetensors":
             state, metadata = read_safetensors(source)
             header = parse(metadata.get(HEADER, "{}").encode(), f"what {path} says of its model")
