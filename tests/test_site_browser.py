@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from site_runs import write_run
+from site_runs import sha, write_run
 
 from avbench.site import build
 from avbench.site.server import open_server
@@ -18,7 +18,8 @@ CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
 PAGES = ("index.html", "method.html", "404.html", "lb/synthav/cvpr21-attack.html", "lb/synthav/quick.html",
-         "lb/mit-music/tian2021-table3.html", "models/avbench--weak.html", "models/avbench--hostile.html")  # fmt: skip
+         "lb/mit-music/tian2021-table3.html", "models/avbench--weak.html", "models/avbench--hostile.html",
+         f"evals/{sha('hostile cvpr21-attack')[:12]}.html")  # fmt: skip
 BOARD = "lb/synthav/cvpr21-attack.html"
 HOSTILE = '"><script>document.title="hacked"</script><img src=x onerror=alert(2)>'
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from avbench import files
 from avbench.errors import RunConflict
 from avbench.site.boards import make_boards
-from avbench.site.pages import DATATABLES, HERE, make_pages
+from avbench.site.content import Content
+from avbench.site.pages import HERE, make_files
 from avbench.site.published import read_published
 from avbench.site.records import read_runs
 from avbench.site.server import serve
@@ -32,23 +33,28 @@ def build(results: Sequence[Path], out: Path) -> Path:
     out = out.resolve()
     if out.exists() and not _replaceable(out):
         raise RunConflict(f"{out} is not empty and holds no site (no {MARKER}); choose another folder")
-    boards = make_boards(read_runs(results))
-    reported = list(read_published(files.root() / "leaderboard" / "published"))
+    content = Content(make_boards(read_runs(results)), list(read_published(files.root() / "leaderboard" / "published")))
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         site = fresh / "site"
         shutil.copytree(HERE / "assets", site / "assets")
-        shutil.copytree(HERE / "vendor" / DATATABLES, site / "vendor" / DATATABLES)
-        for name, text in make_pages(boards, reported):
-            path = site / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+        shutil.copytree(HERE / "vendor", site / "vendor", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        for name, what in make_files(content):
+            _write(site / name, what)
         (site / MARKER).write_text("Built by avbench; the next build replaces this folder.\n", encoding="utf-8")
         _swap(site, out, fresh / "old")
     finally:
         shutil.rmtree(fresh)
     return out / "index.html"
+
+
+def _write(path: Path, what: str | bytes | Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(what, Path):
+        shutil.copyfile(what, path)
+    else:
+        path.write_bytes(what.encode() if isinstance(what, str) else what)
 
 
 def _replaceable(out: Path) -> bool:
