@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from avbench.checkpoint import Candidate
 from avbench.datasets.splits import Split
 from avbench.device import deterministic, find_device
-from avbench.errors import BadModel
+from avbench.errors import BadModel, DataError
 from avbench.figures import Points, scatter
 from avbench.geometry import QUANTILES, STREAMS, Streams, convexity, density, streams_of
 from avbench.metrics import CLEAN, NONE
@@ -25,6 +28,8 @@ from avbench.rng import Rng
 from avbench.types import MODALITIES, AVInput, Batch
 
 BATCH = 32  # clips at a time
+GEOMETRY = "geometry.parquet"  # its name beside a run
+LARGEST = 4_000_000  # bytes of it, and of what is in it
 COLUMNS = ["class", "streams", "measure", "parameter", "value", "low", "high", "n"]
 
 
@@ -108,6 +113,43 @@ def _logits(victim: Victim, inputs: AVInput) -> Tensor:
 def _fused(victim: Victim, embeddings: AVInput) -> Tensor:
     given = dict(zip(MODALITIES, embeddings, strict=True))
     return victim.logits(embeddings, given, ("between",) * len(embeddings.audio))
+
+
+def bound(record: Mapping[str, Any]) -> dict[str, str]:
+    """Say of which run a geometry is, as read_geometry wants to find it in the file."""
+    return {"run": record["run"], "rows_sha256": record["rows_sha256"]}
+
+
+def read_geometry(folder: Path, run: str, rows_sha256: str) -> pd.DataFrame | None:
+    """Read the geometry beside a run, by its fingerprint; None if nobody measured it for these rows.
+
+    Raises:
+        DataError: if the file is not one that `avbench analyze` writes.
+    """
+    path = folder / GEOMETRY
+    if not path.exists():
+        return None
+    try:
+        with pq.ParquetFile(path) as file:
+            groups = (file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            if max(path.stat().st_size, sum(groups)) > LARGEST:
+                raise ValueError(f"more than {LARGEST} bytes")
+            found = file.schema_arrow.metadata or {}
+            if (found.get(b"run"), found.get(b"rows_sha256")) != (run.encode(), rows_sha256.encode()):
+                return None
+            return _checked(file.read(columns=COLUMNS).to_pandas())
+    except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
+        raise DataError(f"{path} does not hold the geometry of a model ({error}); repeat `avbench analyze`") from error
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """Refuse values that a measure cannot have; a missing one is NaN."""
+    table = table.astype({"value": float, "parameter": float})
+    values = table["value"][table["measure"] != "log-volume"].dropna()
+    shares = table["value"][table["measure"].str.endswith("convexity")].dropna()
+    if np.isinf(values).any() or not shares.between(0, 1).all():
+        raise ValueError("a value is out of its range")
+    return table
 
 
 def accuracy_drop(rows: pd.DataFrame) -> pd.DataFrame:

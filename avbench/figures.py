@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Same bytes for the same table: no date, fixed ids, text as text.
 _STYLE: Any = {"svg.hashsalt": "avbench", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
+_WINDOW = 256  # samples
+SINE = 20 * math.log10((_WINDOW - 1) / 4)  # dB of a full-scale sine in `decibels`
 _METADATA = {".svg": {"Date": None}, ".png": {"Software": None}}
 
 
@@ -101,6 +104,13 @@ def training(path: Path, log: Sequence[Mapping[str, float]]) -> None:
     _write(path, draw, width=6.8)
 
 
+def decibels(sound: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power of each frequency over time, (frequencies, columns): windows of 256 samples, 64 apart; SINE at most."""
+    pieces = np.lib.stride_tricks.sliding_window_view(np.pad(sound, _WINDOW // 2), _WINDOW)[:: _WINDOW // 4]
+    power: NDArray[np.float64] = np.abs(np.fft.rfft(pieces * np.hanning(_WINDOW))) ** 2
+    return 10 * np.log10(power.T + 1e-12)
+
+
 def spectrograms(path: Path, sounds: Mapping[str, NDArray[np.int16]], rate: int) -> None:
     """Draw spectrograms, and that of the difference of the first two, on one range of decibels; .svg and .png.
 
@@ -111,16 +121,14 @@ def spectrograms(path: Path, sounds: Mapping[str, NDArray[np.int16]], rate: int)
     """
     first, second, *_ = (sound.astype(np.float64) / 32768 for sound in sounds.values())
     shown = {name: sound.astype(np.float64) / 32768 for name, sound in sounds.items()} | {"difference": second - first}
-    window = 256
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
         for ax, (title, sound) in zip(axes, shown.items(), strict=True):
-            pieces = np.lib.stride_tricks.sliding_window_view(np.pad(sound, window // 2), window)[:: window // 4]
-            power = np.abs(np.fft.rfft(pieces * np.hanning(window))) ** 2
-            decibels = 10 * np.log10(power.T + 1e-12)
             extent = (0, len(sound) / rate, 0, rate / 2)
-            image = ax.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=20, cmap="magma")
+            image = ax.imshow(
+                decibels(sound), origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=20, cmap="magma"
+            )
             ax.set(title=title, xlabel="time (s)")
             ax.grid(visible=False)
         axes[0].set_ylabel("frequency (Hz)")

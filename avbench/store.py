@@ -67,9 +67,11 @@ def schema(multilabel: bool) -> pa.Schema:
     )
 
 
-def publish_table(path: Path, table: pd.DataFrame) -> None:
+def publish_table(path: Path, table: pd.DataFrame, about: Mapping[str, str] | None = None) -> None:
     """Write a table of figures whole or not at all, as Parquet; rows of a run have a schema of their own."""
-    files.publish(path, lambda temporary: pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary))
+    data = pa.Table.from_pandas(table, preserve_index=False)
+    data = data.replace_schema_metadata({**(data.schema.metadata or {}), **(about or {})})
+    files.publish(path, lambda temporary: pq.write_table(data, temporary))
 
 
 def write_table(path: Path, rows: pd.DataFrame, metadata: Mapping[str, str]) -> None:

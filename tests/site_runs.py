@@ -123,9 +123,12 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
-        self.tags.append((tag, found))
+        if not (tag == "title" and "svg" in self._in):  # there it is a tooltip
+            self.tags.append((tag, found))
         self._board |= found.get("id") == "table"
-        self._json = tag == "script" and found.get("id") == "board-data"
+        if found.get("id") == "board-data":
+            text = (self.path.parent / str(found["src"])).read_text(encoding="utf-8")
+            self.data = text.removeprefix("window.avbenchTable=").removesuffix(";\n")
         if tag not in {"meta", "link", "img", "input", "br"}:
             self._in.append(tag)
         if self._board and tag == "tr":
@@ -138,9 +141,7 @@ class Page(HTMLParser):
         self._board &= tag != "table"
 
     def handle_data(self, data: str) -> None:
-        if self._in and self._in[-1] == "script":
-            self.data += data if self._json else ""
-        else:
+        if not self._in or self._in[-1] != "script":
             self.text += data
         if self._board and "td" in self._in:
             self.rows[-1][-1] += data
@@ -148,3 +149,11 @@ class Page(HTMLParser):
     @property
     def ids(self) -> list[str]:
         return [value for _, attrs in self.tags if (value := attrs.get("id"))]
+
+
+def read_cells(page: Page) -> dict[str, dict[str, Any]]:
+    """Cells of a board by the model's title and the column's."""
+    data = json.loads(page.data)
+    titles = [column["title"] for column in data["columns"]]
+    rows = [dict(zip(titles, row, strict=False)) for row in data["rows"]]
+    return {row["Model"][0]: row for row in rows}

@@ -98,7 +98,7 @@ def test_a_run_ranks_from_95_percent_coverage_on_beside_runs_that_lack_others(tm
     heads = [column.title for column in board.table.columns]
     cells = {row.cells[1][0]: dict(zip(heads, row.cells, strict=True)) for row in board.table.rows}
     assert cells["just"]["Coverage"] == pytest.approx(95.0)
-    assert cells["partial"]["State"] == "partial: 56 of 60"
+    assert cells["partial"]["State"] == ["partial", "56 of 60"]
     assert cells["whole"]["n"] == 60
 
 

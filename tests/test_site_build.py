@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from site_runs import ATTACKS, SIZE, Page, sha, write_run
+from site_runs import ATTACKS, SIZE, Page, read_cells, sha, write_run
 
 from avbench.errors import AvbenchError, BadOption, DataError, RunConflict
 from avbench.site import MARKER, build
@@ -93,9 +93,12 @@ def test_a_unimodal_reference_is_shown_and_never_ranks(tmp_path: Path) -> None:
     write_run(tmp_path / "results", "both")
     write_run(tmp_path / "results", "ears", model__reference="unimodal-audio")
     build([tmp_path / "results"], tmp_path / "out")
-    rows = json.loads(Page(tmp_path / "out" / "lb" / "synthav" / "cvpr21-attack.html").data)["rows"]
-    assert [(row[0] is not None, row[-1]) for row in rows] == [(True, "ranked"), (False, "partial")]
-    assert rows[1][-2] == "reference"
+    page = Page(tmp_path / "out" / "lb" / "synthav" / "cvpr21-attack.html")
+    assert [(row[0] is not None, row[-1]) for row in json.loads(page.data)["rows"]] == [
+        (True, "ranked"),
+        (False, "partial"),
+    ]
+    assert read_cells(page)["Model ears"]["State"] == "reference"
 
 
 def test_what_differs_never_shares_a_board(tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_what_differs_never_shares_a_board(tmp_path: Path) -> None:
     write_run(results, "one")
     write_run(results, "two", suite__version=2)
     write_run(results, "three", dataset__lock_sha256=sha("another lock"))
-    write_run(results, "four", attacks=[*ATTACKS, "noise"])
+    write_run(results, "four", attacks=list(ATTACKS[:2]))
     build([results], tmp_path / "out")
     boards = sorted((tmp_path / "out" / "lb" / "synthav").iterdir())
     assert [len(json.loads(Page(path).data)["rows"]) for path in boards] == [1, 1, 1, 1]

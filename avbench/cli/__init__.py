@@ -13,6 +13,7 @@ from avbench.cli.boards import leaderboard
 from avbench.cli.convert import convert
 from avbench.cli.data import data
 from avbench.cli.diagnose import diagnose
+from avbench.cli.evidence import evidence
 from avbench.cli.look import compare, env, listing, score, show
 from avbench.cli.pack import pack
 from avbench.cli.runs import evaluate, train
@@ -48,7 +49,7 @@ def main() -> None:
 
 COMMANDS = (
     evaluate, train, score, diagnose, analyze, attack, show, compare, listing, env, data, leaderboard, convert, pack,
-    verify,
+    verify, evidence,
     submit,
 )  # fmt: skip
 for command in COMMANDS:

@@ -23,7 +23,7 @@ def analyze(what: str, how: dict[str, Any], split: str, seed: int, device: str, 
     """Measure density and convexity of the classes of a model ([L22]).
 
     Of a RUN the model is the submission that it evaluated, and each class's accuracy drop is drawn against both. Writes
-    geometry.parquet and, for a RUN, drops.parquet and drops.svg and .png.
+    geometry.parquet, which names the rows that it stands beside, and, for a RUN, drops.parquet and drops.svg and .png.
     """
     from avbench import analyze as work
     from avbench import store
@@ -43,7 +43,7 @@ def analyze(what: str, how: dict[str, Any], split: str, seed: int, device: str, 
         candidate, card = open_model(what, **how)
     table = work.analyze(candidate, open_split(card.name, split), seed, device)
     folder = output_dir or (Path(what) if is_run else Path("runs") / "analyze" / candidate.id)
-    store.publish_table(folder / "geometry.parquet", table)
+    store.publish_table(folder / work.GEOMETRY, table, work.bound(record) if record else None)
     if is_run:
         drops = work.accuracy_drop(store.read_rows(Path(what)))
         store.publish_table(folder / "drops.parquet", drops)

@@ -24,10 +24,10 @@ def leaderboard() -> None:
 )
 def build(results: tuple[Path, ...], out: Path) -> None:
     """Build the site from the committed results, the published figures of the papers, and your own runs."""
-    from avbench import files
+    from avbench.site import HOME
     from avbench.site import build as build_site
 
-    index = build_site([files.root() / "leaderboard" / "results", *results], out)
+    index = build_site([HOME / "results", *results], out)
     click.echo(f"leaderboard: {index.resolve().as_uri()}")
 
 
@@ -41,3 +41,24 @@ def serve(out: Path, port: int) -> None:
     from avbench.site import serve as serve_site
 
     serve_site(out, port)
+
+
+@leaderboard.command()
+@click.argument("version")
+def release(version: str) -> None:
+    """Freeze the numbers of all boards as leaderboard/releases/VERSION, which nobody changes later."""
+    from avbench.site import HOME, read_content
+    from avbench.site.releases import freeze
+
+    click.echo(f"release: {freeze(read_content([HOME / 'results']), version, HOME / 'releases')}")
+
+
+@leaderboard.command()
+@click.argument("reason")
+def explain(reason: str) -> None:
+    """Write to leaderboard/history.csv why numbers changed since the last release; a build refuses them before."""
+    from avbench.site import HOME, read_content
+    from avbench.site.releases import explain as write_reasons
+
+    count = write_reasons(read_content([HOME / "results"]), reason, HOME / "history.csv")
+    click.echo(f"{count} changed numbers explained in {HOME / 'history.csv'}")

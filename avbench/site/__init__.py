@@ -11,29 +11,48 @@ from avbench import files
 from avbench.errors import RunConflict
 from avbench.site.boards import make_boards
 from avbench.site.content import Content
+from avbench.site.history import read_history, retire
 from avbench.site.pages import HERE, make_files
 from avbench.site.published import read_published
 from avbench.site.records import read_runs
+from avbench.site.releases import check, read_releases
 from avbench.site.server import serve
 
-__all__ = ["MARKER", "build", "serve"]
+__all__ = ["HOME", "MARKER", "build", "read_content", "serve"]
 
+HOME = files.root() / "leaderboard"  # committed results, published figures, history and releases
 MARKER = "avbench-site.txt"  # says that a folder is a built site, which the next build may replace
 
 
-def build(results: Sequence[Path], out: Path) -> Path:
+def read_content(results: Sequence[Path], home: Path = HOME) -> Content:
+    """Read all that a site shows.
+
+    Raises:
+        DataError, IncompleteRun, ProtocolMismatch: if something cannot be used.
+    """
+    runs = list(read_runs(results))
+    boards = make_boards(run for run in runs if run.withdrawn is None)
+    published = list(read_published(home / "published"))
+    events, releases = read_history(home / "history.csv"), read_releases(home / "releases")
+    return Content(boards, published, retire(runs, boards), events, releases)
+
+
+def build(results: Sequence[Path], out: Path, home: Path = HOME) -> Path:
     """Build the site from all run folders below `results` and return its index.html.
 
     The old site stays until the new one is whole.
 
     Raises:
         RunConflict: if `out` holds something that is not a site.
+        DataError: if a number of the committed runs changed without a reason.
         DataError, IncompleteRun, ProtocolMismatch: if a run cannot be used.
     """
     out = out.resolve()
     if out.exists() and not _replaceable(out):
         raise RunConflict(f"{out} is not empty and holds no site (no {MARKER}); choose another folder")
-    content = Content(make_boards(read_runs(results)), list(read_published(files.root() / "leaderboard" / "published")))
+    content = read_content(results, home)
+    if list(results) == [home / "results"]:  # runs of one's own may take the place of committed ones
+        check(content)
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

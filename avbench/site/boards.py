@@ -1,46 +1,26 @@
-"""Boards of measured runs: what may share a table, what ranks, and the cells of each row."""
+"""Boards of measured runs: what may share a table, and what ranks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import pandas as pd
-
 from avbench import files
-from avbench.counter import best_known_avg
 from avbench.datasets.cards import Card, read_card
-from avbench.diagnose import COVERAGE
 from avbench.errors import BadOption, DataError, UnknownName
-from avbench.metrics import CLEAN, NONE, WORST_CASE, Rows
+from avbench.metrics import CLEAN, NONE, WORST_CASE
 from avbench.metrics.outcomes import TRIPLE
-from avbench.site.figures import Figure, accuracies, means
-from avbench.site.records import Record, Run, visible
-from avbench.site.tables import Cell, Column, Row, Table, number
+from avbench.site.columns import make_table
+from avbench.site.figures import accuracies, means
+from avbench.site.records import Record, Run
+from avbench.site.scored import Scored, rows_of, why_unranked
+from avbench.site.tables import Table
 from avbench.summarize import rank, score
 from avbench.threats import ThreatModel, parse_threat
 
-
-@dataclass(frozen=True)
-class Scored:
-    """A run with all its scores, and its place where it has one."""
-
-    run: Run
-    scores: pd.DataFrame
-    place: int | None = None
-    tie_group: int | None = None
-
-    def cell(self, figure: Figure) -> Cell:
-        """One figure, with its interval unless it is a detail."""
-        s = self.scores
-        found = s[(s["metric"] == figure.metric) & (s["threat"] == figure.threat) & (s["attack"] == figure.attack)]
-        if not len(found):
-            return None
-        value, low, high = found.iloc[0][["value", "low", "high"]]
-        cell = number(value, low, high, figure.column.digits)
-        return cell[0] if figure.column.detail and isinstance(cell, list) else cell
+__all__ = ["Board", "Scored", "find_card", "make_boards", "why_unranked"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +47,6 @@ class Board:
         """Tell whether XA, XV and XAV name one threat each, so that headings need no radius."""
         return len({threat.label for threat in self.threats.values()}) == len(self.threats)
 
-    @cached_property
-    def countered(self) -> bool:
-        """Tell whether third parties have broken more of a run than the suite did."""
-        return any(scored.run.counters for scored in self.runs)
-
     @property
     def multilabel(self) -> bool:
         """Tell whether its clips have several labels; such a board does not rank."""
@@ -87,57 +62,7 @@ class Board:
         """The board's table, ranked rows first."""
         heads = {text: threat.label if self.short else text for text, threat in self.threats.items()}
         figures = (means if self.multilabel else accuracies)(heads, self.record.attacks)
-        best = [
-            Column("Best known", help="Avg if the counter attacks of third parties count too, %"),
-            Column("Broken by", "text", "who made them"),
-        ] if self.countered else []  # fmt: skip
-        columns = [
-            Column("Rank", "rank", "place by worst-case Avg; runs of one tie group do not differ significantly"),
-            Column("Model", "link"),
-            *(figure.column for figure in figures),
-            *best,
-            Column("n", digits=0, help="samples evaluated"),
-            Column("Coverage", help="share of the fixed split that could be had and was evaluated, %"),
-            Column("Date", "text"),
-            Column("State", "text", "ranked, or why not"),
-        ]  # fmt: skip
-        return Table(columns, [self._row(scored, figures) for scored in self.runs])
-
-    def _row(self, scored: Scored, figures: Sequence[Figure]) -> Row:
-        record = scored.run.record
-        place: Cell = [scored.place, f"group {scored.tie_group}"] if scored.place is not None else None
-        cells: list[Cell] = [
-            place,
-            [record.model.title, f"../../models/{record.model.id}.html"],
-            *map(scored.cell, figures),
-            *(_best_known(scored.run) if self.countered else ()),
-            record.dataset.evaluated,
-            100 * record.dataset.coverage,
-            record.provenance.date,
-            why_unranked(scored.run) or ("ranked" if place else "not ranked"),
-        ]
-        return Row(cells, "ranked" if place else "partial")
-
-
-def _best_known(run: Run) -> list[Cell]:
-    """Cells of the figure that holds after all counter attacks, and of their authors."""
-    names = dict.fromkeys(visible(counter.record.credit.name) for counter in run.counters)
-    value = best_known_avg(_rows(run), run.counters)
-    return [None if value is None else number(value), ", ".join(names) or None]
-
-
-def why_unranked(run: Run) -> str:
-    """Say why a run cannot rank, or nothing if it may."""
-    dataset, suite = run.record.dataset, run.record.suite
-    if not run.complete or 100 * dataset.coverage < COVERAGE:
-        return f"partial: {dataset.evaluated} of {dataset.size}"
-    if not suite.published:
-        return "partial: unpublished suite"
-    if run.health is None:
-        return "not diagnosed"
-    if run.health.raised and not run.review:
-        return f"in review: {', '.join(map(str, run.health.raised))}"
-    return "reference" if run.record.model.unimodal else ""
+        return make_table(self.runs, figures)
 
 
 def find_card(dataset: str) -> Card | None:
@@ -159,7 +84,7 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(files.fingerprint(_identity(run)), []).append(run)
+        groups.setdefault(files.fingerprint(identity(run)), []).append(run)
     order = sorted(groups, key=lambda key: (*_preference(groups[key]), key), reverse=True)
     taken: set[tuple[str, str]] = set()
     boards = []
@@ -173,7 +98,8 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
     return sorted(boards, key=lambda board: (board.record.dataset.name, board.name))
 
 
-def _identity(run: Run) -> list[object]:
+def identity(run: Run) -> list[object]:
+    """List what the runs of one board share."""
     record = run.record
     suite = [record.suite.name, record.suite.version, record.suite.mode]
     dataset = [record.dataset.name, record.dataset.split, record.dataset.identity]
@@ -195,13 +121,8 @@ def _board(name: str, runs: list[Run]) -> Board:
     baseline = kept.get(card.baseline) if card and card.baseline else None
     if baseline and not baseline.complete:
         baseline = None
-    scored = [Scored(run, score(_rows(run, baseline))) for run in kept.values()]
+    scored = [Scored(run, score(rows_of(run, baseline))) for run in kept.values()]
     return Board(name, card, _place(scored))
-
-
-def _rows(run: Run, baseline: Run | None = None) -> Rows:
-    cells = tuple((cell.threat, cell.attack) for cell in run.record.cells if cell.threat != CLEAN)
-    return Rows(run.frame, baseline.frame if baseline else None, cells)
 
 
 def _size(card: Card, split: str) -> int | None:
@@ -236,7 +157,7 @@ def _place(scored: list[Scored]) -> list[Scored]:
         return sorted(scored, key=_order)
     placed = []
     if able:
-        for row in rank({name: _rows(one.run) for name, one in able.items()}).to_dict("records"):
+        for row in rank({name: rows_of(one.run) for name, one in able.items()}).to_dict("records"):
             one = able[row["run"]]
             placed.append(Scored(one.run, one.scores, int(row["rank"]), int(row["tie_group"])))
     return placed + sorted(rest, key=_order)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avbench.metrics import DIGITS, WORST_CASE
 from avbench.site.boards import Board, Scored, find_card, why_unranked
 from avbench.site.published import Reported
 from avbench.site.records import ModelRecord, visible
 from avbench.site.tables import number
+
+if TYPE_CHECKING:
+    from avbench.site.history import Event, Retired
+    from avbench.site.releases import Release
 
 TITLES = {"mit-music": "MIT-MUSIC", "kinetics-sounds": "Kinetics-Sounds", "ave": "AVE", "audioset": "AudioSet"}
 HEADLINES = ("clean-accuracy", "robust-accuracy", "avg", "ri", "mean-average-precision", "mean-auc", "d-prime")
@@ -89,6 +93,9 @@ class Content:
 
     boards: Sequence[Board]
     reported: Sequence[Reported]
+    retired: Sequence[Retired] = ()  # runs that no board shows
+    events: Sequence[Event] = ()  # what people wrote of changed numbers, oldest first
+    releases: Sequence[Release] = ()  # oldest first
 
     @cached_property
     def groups(self) -> dict[str, Group]:

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from avbench.metrics import CLEAN, NONE, WORST_CASE
 from avbench.metrics.avg import MEAN_OF_THREATS
-from avbench.site.tables import Column
+from avbench.site.tables import Column, View
 
 Heads = Mapping[str, str]  # heading of each threat, by its text
+OVERVIEW: tuple[View, ...] = ("overview",)
+ATTACKS: tuple[View, ...] = ("attacks",)
 
 
 class Figure(NamedTuple):
@@ -28,14 +30,15 @@ def accuracies(heads: Heads, attacks: Sequence[str]) -> list[Figure]:
         for text, head in heads.items()
     ]
     single = [
-        Figure(Column(f"{head} {a}", help=f"accuracy under {a} within {t}, %", detail=True), "attack-accuracy", t, a)
+        Figure(Column(f"{head} {a}", "number", f"accuracy under {a} within {t}, %", ATTACKS), "attack-accuracy", t, a)
         for t, head in heads.items()
         for a in attacks
     ]
-    avg = Column("Avg", help="mean of the worst-case XA, XV and XAV, %")
+    clean = Column("Clean", "number", "accuracy without attack, %", ("overview", "attacks", "reported"))
+    avg = Column("Avg", "number", "mean of the worst-case XA, XV and XAV, %", ("overview", "reported", "geometry"))
     ri = Column("RI", help="Robustness Improvement over the undefended baseline, points")
     return [
-        Figure(Column("Clean", help="accuracy without attack, %"), "clean-accuracy", CLEAN, NONE),
+        Figure(clean, "clean-accuracy", CLEAN, NONE),
         *robust,
         Figure(avg, "avg", MEAN_OF_THREATS, WORST_CASE),
         Figure(ri, "ri", MEAN_OF_THREATS, WORST_CASE),
@@ -54,8 +57,8 @@ def means(heads: Heads, attacks: Sequence[str]) -> list[Figure]:
     cells += [(head, f"in the worst case of {text}", text, WORST_CASE) for text, head in heads.items()]
     single = [(f"{head} {a}", f"under {a} within {text}", text, a) for text, head in heads.items() for a in attacks]
     return [
-        Figure(Column(f"{head} {word}", help=f"{meaning} {where}", detail=detail, digits=3), metric, threat, attack)
-        for group, detail in ((cells, False), (single, True))
+        Figure(Column(f"{head} {word}", "number", f"{meaning} {where}", views, digits=3), metric, threat, attack)
+        for group, views in ((cells, OVERVIEW), (single, ATTACKS))
         for head, where, threat, attack in group
         for word, (metric, meaning) in shown.items()
     ]

@@ -88,12 +88,12 @@ def read_published(folder: Path) -> Iterator[Reported]:
 
 
 def _radii(rows: list[dict[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Radii of a table, corrected and as printed."""
+    """Radii of a table, corrected and as printed; notes 1 and 2 are RADII and PIXELS."""
     facts = []
     for title, column in (("Radius XA, XV", "eps_single_printed"), ("Radius XAV", "eps_joint_printed")):
         if printed := sorted({row[column] for row in rows if row.get(column)}):
             corrected = ", ".join(f"{float(text) / 10:g}" for text in printed)
-            facts.append((title, f"{corrected} (printed: {', '.join(printed)})"))
+            facts.append((title, f"{corrected} (printed: {', '.join(printed)}; notes 1 and 2)"))
     return tuple(facts)
 
 
@@ -129,7 +129,7 @@ def _accuracy(rows: list[dict[str, str]]) -> tuple[Table, list[str]]:
     words = ["Model", "Fusion", "Defense", "Attack"]
     columns = [*(Column(word, "text") for word in words), *(Column(title, "number", text) for title, text in titles),
                Column("Notes", "notes", "corrections to the printed figures")]  # fmt: skip
-    notes = [RADII, PIXELS]
+    notes = [RADII, PIXELS] if _radii(rows) else []
     return Table(columns, [_accuracy_row(row, rows, notes, indexed) for row in rows]), notes
 
 

@@ -131,6 +131,14 @@ class Provenance(_Record):
         return self.created[:10]
 
 
+class Withdrawal(_Record):
+    """Why a run is no longer shown: the withdrawn.json that a person put beside it."""
+
+    rows_sha256: Hash  # of the rows that it is about
+    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
+    reason: Annotated[Line, StringConstraints(min_length=1)]
+
+
 class Record(_Record):
     """The run.json of one run."""
 
@@ -146,6 +154,11 @@ class Record(_Record):
     numerics: Plain = Field(default_factory=dict)
     provenance: Provenance
     rows_sha256: Hash
+
+    @property
+    def track(self) -> str:
+        """Dataset, split and suite."""
+        return f"{self.dataset.name}-{self.dataset.split}-{self.suite.name}@{self.suite.version}"
 
 
 @dataclass(frozen=True)
@@ -181,6 +194,18 @@ class Run:
     def review(self) -> str:
         """Why a person accepted raised flags, or nothing."""
         return visible(read_review(self.folder)) if self.health and self.health.raised else ""
+
+    @cached_property
+    def withdrawn(self) -> Withdrawal | None:
+        """Why it is no longer shown, if a person withdrew it."""
+        path = self.folder / "withdrawn.json"
+        try:
+            found = Withdrawal.model_validate_json(path.read_bytes()) if path.exists() else None
+        except (OSError, ValidationError) as error:
+            raise DataError(f"{path} cannot be used; it needs rows_sha256, date and reason: {error}") from error
+        if found and found.rows_sha256 != self.record.rows_sha256:
+            raise DataError(f"{path} is about other rows; delete it, or give it the rows_sha256 of run.json")
+        return found
 
 
 def read_run(folder: Path) -> Run:

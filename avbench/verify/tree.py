@@ -20,8 +20,8 @@ COUNTER = "counter"  # folder of accepted counter attacks
 _SEALED = {"run.json", "rows.parquet", "health.json", SUMS, FOLDER}
 # What may lie beside them and proves nothing: figures that follow from the rows, a person's review, parts of a run.
 _BESIDE = {
-    "review.json", "classes.parquet", "curve.parquet", "curve.svg", "curve.png", "geometry.parquet", "drops.parquet",
-    "drops.svg", "drops.png", "cells", "quarantine", ".lock", COUNTER,
+    "review.json", "withdrawn.json", "classes.parquet", "curve.parquet", "curve.svg", "curve.png", "geometry.parquet",
+    "evidence.parquet", "drops.parquet", "drops.svg", "drops.png", "cells", "quarantine", ".lock", COUNTER,
 }  # fmt: skip
 
 

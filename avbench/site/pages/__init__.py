@@ -15,7 +15,11 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from avbench.site.charts import board_charts, run_charts
+from avbench.site.citation import read_citation
 from avbench.site.content import Content
+from avbench.site.evidence import find_evidence
+from avbench.site.media import HIGH, LOW
 from avbench.site.records import visible
 from avbench.site.tables import MISSING, show
 
@@ -49,6 +53,9 @@ def environment() -> Environment:
     env.filters["show"] = show
     env.filters["plain"] = lambda data: visible(json.dumps(data, ensure_ascii=False, sort_keys=True))
     env.globals |= {"csp": CSP, "missing": MISSING, "datatables": DATATABLES, "version": _version()}
+    env.globals |= {"about": read_citation()}
+    env.globals |= {"board_charts": board_charts, "run_charts": run_charts}
+    env.globals |= {"evidence": find_evidence, "decibels": (LOW, HIGH)}
     return env
 
 
