@@ -59,7 +59,7 @@ def main() -> None:
         todo = [path for path in paths if not (ROOT / "submissions" / path.stem / "weights.safetensors").exists()]
         run("train", train, todo)
     if args.only != "train":
-        cells = [(path, suite) for path in paths for suite in SUITES if not finished(path, suite).exists()]
+        cells = [(path, suite) for suite in SUITES for path in paths if not finished(path, suite).exists()]
         run("evaluate", evaluate, cells)
 
 
@@ -109,6 +109,7 @@ def submit(path: Path, weights: Path) -> None:
     name, what, paper = DEFENSES[defense]
     unimodal = recipe["architecture"].startswith("unimodal")
     kind = f"{recipe['architecture'].split('-')[-1]} only" if unimodal else f"{arguments['fusion']} fusion"
+    kind += " after localization" if recipe["architecture"] == "localization" else ""
     role = (
         recipe["architecture"]
         if unimodal

@@ -27,7 +27,7 @@ LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance", "progress",
     "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "store", "cells", "figures", "geometry",
     "run_progress", "checkpoint", "convert", "hub", "submission", "crafting", "diagnose", "defenses", "summarize", "runner", "estimate", "analyze", "attack_clip", "tensors", "api",
-    "curve", "site", "cli",
+    "curve", "run_figures", "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.
 BANNED = {
