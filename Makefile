@@ -1,7 +1,7 @@
 # Thin: every target calls a command that also works by itself.
 BIN := .venv/bin
 
-.PHONY: demo test lint boards schema .venv
+.PHONY: demo test test-slow lint boards schema .venv
 
 .venv: .venv/.installed
 
@@ -16,7 +16,11 @@ demo: .venv
 	$(BIN)/avbench leaderboard build --results runs/demo --out build/site
 
 test: .venv
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+
+# What is long, or one of many alike.
+test-slow: .venv
+	$(BIN)/python -m pytest --numprocesses 2 -m slow
 
 lint: .venv
 	$(BIN)/ruff format --check .

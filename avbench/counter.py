@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from avbench import files, store
 from avbench.adversarial import write_clips
-from avbench.errors import AvbenchError, BadOption, DataError, VerificationFailed
+from avbench.errors import AvbenchError, BadOption, DataError, StaleCounter, VerificationFailed
 from avbench.form import Name, Sha256, Url
 from avbench.judge import SAME
 from avbench.metrics import Rows
@@ -69,14 +69,25 @@ def read_counters(run: Path, record: Mapping[str, Any]) -> list[Counter]:
     """Read the counter attacks that were accepted for a run.
 
     Raises:
-        DataError: if one is malformed, or is for other rows.
+        StaleCounter, DataError: if one is for other rows, or malformed.
         IncompleteRun: if its rows cannot be read.
     """
-    folders = sorted(path for path in (run / COUNTER).glob("*") if not path.name.startswith("."))
-    return [_read(folder, record) for folder in folders]
+    return [read_counter(folder, record) for folder in counter_folders(run)]
 
 
-def _read(folder: Path, record: Mapping[str, Any]) -> Counter:
+def counter_folders(run: Path) -> list[Path]:
+    """List the folders of the counter attacks that were accepted for a run."""
+    return sorted(path for path in (run / COUNTER).glob("*") if not path.name.startswith("."))
+
+
+def read_counter(folder: Path, record: Mapping[str, Any]) -> Counter:
+    """Read one counter attack, which is to be for the run of this record.
+
+    Raises:
+        StaleCounter: if it is for other rows.
+        DataError: if it is malformed.
+        IncompleteRun: if its rows cannot be read.
+    """
     path = folder / RECORD
     try:
         if path.is_symlink() or path.stat().st_size > LARGEST:
@@ -85,11 +96,13 @@ def _read(folder: Path, record: Mapping[str, Any]) -> Counter:
     except (OSError, ValueError, RecursionError) as error:  # ValidationError is a ValueError
         raise DataError(f"{path} is not the record of a counter attack: {str(error)[:300]}") from error
     if (found.run, found.run_rows_sha256) != (record["run"], record["rows_sha256"]):
-        raise DataError(f"{folder} is for another run than the one that it lies in")
+        raise StaleCounter(
+            f"{folder} is for another run than the one that it lies in; remove it, and hand its clips in again"
+        )
     rows = folder / "rows.parquet"
     if not rows.is_file() or files.sha256_file(rows) != found.rows_sha256:
         raise DataError(f"{rows} is not the file that {RECORD} pins")
-    return Counter(folder, found, store.read_rows(rows))
+    return Counter(folder, found, store.read_rows(rows, store.most_rows(record)))
 
 
 def best_known(rows: Rows, counters: Sequence[Counter]) -> dict[str, NDArray[np.bool_]]:
@@ -155,7 +168,7 @@ def accept(clips: Path, replay: Replay, name: str, url: str | None) -> Counter:
         shutil.rmtree(staged, ignore_errors=True)
     if "adversarial_sha256" in replay.record:
         store.publish_seal(replay.run.folder)
-    return _read(base / slug, replay.record)
+    return read_counter(base / slug, replay.record)
 
 
 def _gain(handed_in: Sequence[Path], replay: Replay, staged: Path) -> int:

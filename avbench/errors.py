@@ -113,6 +113,10 @@ class VerificationFailed(AvbenchError):
     """A result is not what its record, its clips or its model say."""
 
 
+class StaleCounter(DataError):
+    """A counter attack was accepted for a run that was changed since."""
+
+
 class DiskFull(AvbenchError):
     """A result could not be written for lack of space."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,7 +57,7 @@ def scatter(path: Path, panels: Mapping[tuple[str, str], Points], y: str) -> Non
             ax.set(title=title, xlabel=x)
         axes[0].set_ylabel(y)
 
-    _write(path, draw, width=3.4 * len(panels))
+    write(path, draw, width=3.4 * len(panels))
 
 
 def curves(path: Path, panels: Mapping[str, Mapping[str, Line]], x: str, y: str) -> None:
@@ -80,7 +80,7 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Line]], x: str, y: str)
         axes[0].set_ylabel(y)
         figure.legend([drawn[name] for name in names], names, loc="outside lower center", ncols=len(panels), fontsize=8)
 
-    _write(path, draw, width=3.4 * len(panels))
+    write(path, draw, width=3.4 * len(panels))
 
 
 def training(path: Path, log: Sequence[Mapping[str, float]]) -> None:
@@ -101,7 +101,7 @@ def training(path: Path, log: Sequence[Mapping[str, float]]) -> None:
         accuracy.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100))
         accuracy.legend(fontsize=7)
 
-    _write(path, draw, width=6.8)
+    write(path, draw, width=6.8)
 
 
 def decibels(sound: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -134,7 +134,7 @@ def spectrograms(path: Path, sounds: Mapping[str, NDArray[np.int16]], rate: int)
         axes[0].set_ylabel("frequency (Hz)")
         figure.colorbar(image, ax=axes, label="dB")
 
-    _write(path, draw, width=3.4 * len(shown))
+    write(path, draw, width=3.4 * len(shown))
 
 
 def _trend(ax: Axes, points: Points) -> None:
@@ -151,12 +151,13 @@ def _trend(ax: Axes, points: Points) -> None:
         ax.legend(fontsize=7)
 
 
-def _write(path: Path, draw: Any, width: float) -> None:
+def write(path: Path, draw: Callable[[Figure], None], width: float, height: float = 3) -> None:
+    """Write what `draw` draws as .svg and .png, of a width and height in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, 3), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         for extension, metadata in _METADATA.items():
             files.publish(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import rfc8785
 
-from avbench import adversarial, files
+from avbench import adversarial, bounded, files
 from avbench.errors import BadOption, IncompleteRun, ProtocolMismatch
 
 PROTOCOL = 1  # rises whenever a stored number could change its meaning
@@ -177,22 +177,41 @@ def merge(run: Path, parts: Sequence[pd.DataFrame], metadata: Mapping[str, str])
     return files.sha256_file(run / "rows.parquet")
 
 
-def read_rows(run: Path) -> pd.DataFrame:
-    """Read the merged rows of a finished run.
+def most_rows(record: Mapping[str, Any]) -> int:
+    """Tell how many rows a run can have: one of each sample in each cell."""
+    return int(record["dataset"]["evaluated"]) * len(record["cells"])
+
+
+def read_rows(run: Path, most: int | None = None) -> pd.DataFrame:
+    """Read the merged rows of a finished run, or a file of rows; no more than the run's record or `most` allow.
 
     Raises:
         IncompleteRun: if there are none, or they are not rows of avbench; the message says what to do.
+        DataError: if there are more than that, before they are read.
     """
     path = run / "rows.parquet" if run.is_dir() else run
+    if most is None and (run / "run.json").exists():
+        record = read_record(run)
+        if record["rows_sha256"] is None:
+            raise IncompleteRun(f"{run} is not finished; repeat `avbench evaluate`")
+        most = most_rows(record)
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        file = bounded.open_rows(path, bounded.MOST_ROWS if most is None else most)
+        found = file.metadata.schema.to_arrow_schema()
+        wanted = schema(multilabel="scores" in found.names)
+        if missing := [name for name in wanted.names if name not in found.names]:
+            raise IncompleteRun(
+                f"{path} lacks the columns {', '.join(missing)}; it was not written by avbench evaluate"
+            )
+        if other := [field.name for field in wanted if found.field(field.name).type != field.type]:
+            raise IncompleteRun(
+                f"{path} has {', '.join(other)} of another type; it was not written by avbench evaluate"
+            )
+        frame: pd.DataFrame = bounded.read_columns(path, file, wanted.names).to_pandas()
     except FileNotFoundError as error:
         raise IncompleteRun(f"no rows in {run}; run `avbench evaluate` first, or finish it") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise IncompleteRun(f"{path} cannot be read ({error}); repeat `avbench evaluate`") from error
-    if missing := [name for name in columns("scores" in table.column_names) if name not in table.column_names]:
-        raise IncompleteRun(f"{path} lacks the columns {', '.join(missing)}; it was not written by avbench evaluate")
-    frame: pd.DataFrame = table.to_pandas()
     return frame
 
 
@@ -208,10 +227,10 @@ def read_record(run: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         protocol = record["protocol"]
         if protocol == PROTOCOL:
-            _ = [record[key] for key in _KEYS], record["dataset"]["evaluated"], record["numerics"]["micro_batch"]
+            _ = [record[key] for key in _KEYS], most_rows(record), record["numerics"]["micro_batch"]
     except FileNotFoundError as error:
         raise IncompleteRun(f"{run} holds no run (no run.json); run `avbench evaluate` first") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise IncompleteRun(f"{path} is not the record of a run ({error}); use --fresh or another folder") from error
     if protocol != PROTOCOL:
         raise ProtocolMismatch(

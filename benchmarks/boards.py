@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "boards"
 COSTS = ROOT / "benchmarks" / "boards.csv"  # submission, step, CPU seconds, seconds; a stopped step is not in it
 SUITES = ("standard", "cvpr21-defense", "iclr25")
-SPLITS = {"synthav": "test-128", "avmnist": "test-256", "grid": "test-80"}
+SPLITS = {"synthav": "test-128", "avmnist": "test-256", "grid": "test-48"}
 NAMES = {"synthav": "SynthAV", "avmnist": "AV-MNIST", "grid": "GRID"}
 T21, L22, Z25 = (f"https://arxiv.org/abs/{number}" for number in ("2104.02000", "2203.12122", "2502.11858"))
 DEFENSES = {  # what a reader calls it, what it is, paper
@@ -59,7 +59,7 @@ def main() -> None:
         todo = [path for path in paths if not (ROOT / "submissions" / path.stem / "weights.safetensors").exists()]
         run("train", train, todo)
     if args.only != "train":
-        cells = [(path, suite) for path in paths for suite in SUITES if not finished(path, suite).exists()]
+        cells = [(path, suite) for suite in SUITES for path in paths if not finished(path, suite).exists()]
         run("evaluate", evaluate, cells)
 
 
@@ -109,6 +109,7 @@ def submit(path: Path, weights: Path) -> None:
     name, what, paper = DEFENSES[defense]
     unimodal = recipe["architecture"].startswith("unimodal")
     kind = f"{recipe['architecture'].split('-')[-1]} only" if unimodal else f"{arguments['fusion']} fusion"
+    kind += " after localization" if recipe["architecture"] == "localization" else ""
     role = (
         recipe["architecture"]
         if unimodal

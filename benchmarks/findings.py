@@ -15,6 +15,10 @@ from boards import COSTS, NAMES, SPLITS
 from tabulate import tabulate
 
 import avbench
+from avbench.datasets.cards import read_card
+from avbench.defenses import DEFENSES
+from avbench.defenses.curriculum import AdversarialCurriculum
+from avbench.defenses.recipe import read_recipe
 from avbench.diagnose import read_health
 from avbench.errors import AvbenchError
 from avbench.metrics.avg import MEAN_OF_THREATS
@@ -82,13 +86,26 @@ seed a model, small networks, small splits: none of this says that a paper is wr
 """
 
 
+COST = """## What training costs
+
+CPU seconds on one thread of a busy machine. In brackets thousands of clips that went through the network forward and
+backward, in crafting and in the loss; what training looks at between epochs is in the seconds only.
+"""
+CURRICULUM = """## What the curriculum saves
+
+Adversarial training for as many epochs, with PGD of as many steps as the curriculum ends with. Seconds and passes are
+those of the curriculum divided by those of plain adversarial training; a clip of the curriculum is crafted on a quarter
+of its frames, at least one, which the passes do not show.
+"""
+
+
 def main() -> None:
     sections = [INTRODUCTION]
     for claim in CLAIMS:
         rows = [row for dataset in SPLITS for row in answers(claim, dataset)]
         table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) if rows else "No rows yet."
         sections.append(f"## {claim.title}\n\n{claim.source}: {claim.says}\n\n{table}\n")
-    sections.append(f"## What training costs\n\nCPU seconds on one thread of a busy machine.\n\n{costs()}\n")
+    sections.append(f"{COST}\n{costs()}\n\n{CURRICULUM}\n{ratios()}\n")
     (ROOT / "docs" / "findings.md").write_text("\n".join(sections))
 
 
@@ -127,14 +144,51 @@ def folder(dataset: str, name: str, suite: str) -> Path:
     return ROOT / "leaderboard" / "results" / track / f"avbench--{dataset}-{name}"
 
 
-def costs() -> str:
+def seconds() -> dict[str, int]:
+    """CPU seconds of each model's training."""
     with COSTS.open(newline="") as file:
-        spent = {(model, step): int(cpu) for model, step, cpu, _ in csv.reader(file)}
-    rows = []
-    for name in ("concat", "minsim", "exfmem", "pcl", "g-blend", "mixup", "adversarial", "curriculum"):
-        each = [spent.get((f"avbench--{dataset}-{name}", "train")) for dataset in SPLITS]
-        rows.append([name, *("" if one is None else str(one) for one in each)])
+        return {model: int(cpu) for model, step, cpu, _ in csv.reader(file) if step == "train"}
+
+
+def costs() -> str:
+    spent, rows = seconds(), []
+    for name in sorted({path.stem.split("-", 3)[3] for path in (ROOT / "recipes").glob("*.yaml")}):
+        each = [ROOT / "recipes" / f"avbench--{dataset}-{name}.yaml" for dataset in SPLITS]
+        shown = [f"{spent[p.stem]} ({passes(p) / 1000:.0f})" if p.stem in spent else "" for p in each]
+        rows += [[name, *shown]] if any(shown) else []
     return tabulate(rows, ["model", *(NAMES[d] for d in SPLITS)], tablefmt="github", disable_numparse=True)
+
+
+def passes(path: Path) -> int:
+    """Clips that a recipe's training sends through the network forward and backward."""
+    recipe = read_recipe(path)
+    size, defense = read_card(recipe.dataset).splits["train"], DEFENSES.get(recipe.defense)(**recipe.defense_arguments)
+    total = 0
+    for epoch in range(recipe.epochs):
+        for start in range(0, size, recipe.batch_size):
+            crafting = getattr(defense, "steps", 0)
+            if isinstance(defense, AdversarialCurriculum):
+                crafting = defense.level((epoch + start / size) / recipe.epochs).steps
+            total += (1 + crafting) * min(recipe.batch_size, size - start)
+    return total
+
+
+def ratios() -> str:
+    spent, rows = seconds(), []
+    for dataset in SPLITS:
+        one, other = (f"avbench--{dataset}-{name}" for name in ("curriculum", "adversarial"))
+        try:
+            found = avbench.compare(*(folder(dataset, name, "standard") for name in ("curriculum", "adversarial")))
+        except AvbenchError:
+            continue  # not evaluated yet
+        gain = found[found["threat"] == MEAN_OF_THREATS].iloc[0]
+        one_passes, other_passes = (passes(ROOT / "recipes" / f"{name}.yaml") for name in (one, other))
+        rows.append([
+            NAMES[dataset], f"{spent[one] / spent[other]:.2f}", f"{one_passes / other_passes:.2f}",
+            f"{gain['difference']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]",
+        ])  # fmt: skip
+    heads = ["board", "seconds", "passes", "Avg, curriculum minus plain"]
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,6 @@ class Case:
     name: str
     make: Callable[[], nn.Module]
     spec: InputSpec
-    slow: bool = False
 
     def model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -198,7 +197,7 @@ def zoo() -> list[Case]:
     return cases
 
 
-def _vision(name: str, frames: int, side: int, slow: bool, **arguments: Any) -> Case:
+def _vision(name: str, frames: int, side: int, **arguments: Any) -> Case:
     spec = InputSpec(sample_rate=8000, samples=400, frames=frames, fps=8, height=side, width=side)
     video = name in torchvision.models.list_models(torchvision.models.video)
 
@@ -206,7 +205,7 @@ def _vision(name: str, frames: int, side: int, slow: bool, **arguments: Any) -> 
         main = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **arguments)
         return Beside(main, "video", spec, channels_first if video else one_frame)
 
-    return Case(name, make, spec, slow)
+    return Case(name, make, spec)
 
 
 def _audio(name: str, make: Callable[[], nn.Module]) -> Case:
@@ -220,12 +219,12 @@ OTHERS = [
     _audio("stft", Spectrum),
     _audio("melspectrogram", Mel),
     Case("early", lambda: Early(SMALLEST), SMALLEST),
-    _vision("resnet18", 1, 32, slow=False),
-    _vision("resnet50", 1, 32, slow=True),
-    _vision("convnext_tiny", 1, 32, slow=True),
-    _vision("swin_t", 1, 32, slow=True),
-    _vision("vit_b_16", 1, 32, slow=True, image_size=32),
-    _vision("r2plus1d_18", 4, 16, slow=True),
+    _vision("resnet18", 1, 32),
+    _vision("resnet50", 1, 32),
+    _vision("convnext_tiny", 1, 32),
+    _vision("swin_t", 1, 32),
+    _vision("vit_b_16", 1, 32, image_size=32),
+    _vision("r2plus1d_18", 4, 16),
     Case("mvit", lambda: Beside(mvit(), "video", CLIP, channels_first), CLIP),
 ]
 CASES = zoo() + OTHERS

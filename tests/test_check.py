@@ -100,6 +100,8 @@ def test_a_wrong_file_fails_and_what_needs_the_model_is_skipped(tmp_path: Path) 
         ({"dataset": "nothing"}, "UnknownName: no dataset"),
         ({"tracks": ["nothing"]}, "UnknownName: no suite"),
         ({"claims": [{"suite": "nothing", "clean": 90}]}, "UnknownName: no suite"),
+        ({"claims": [{"suite": "standard", "split": "nothing", "clean": 90}]}, "BadOption: synthav has the splits"),
+        ({"tracks": ["standard@9"]}, "SubmissionError: "),
         ({"paper": "javascript:alert(1)"}, "SubmissionError: "),
         ({"title": "<script>"}, "SubmissionError: "),
         ({"surprise": 1}, "SubmissionError: "),

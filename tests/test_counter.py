@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from verified_runs import MODEL, clean_batch, copied, edit_shard, make_run
+from verified_runs import MODEL, clean_batch, copied, edit_rows, edit_shard, make_run
 
 from avbench import api, attacks, files, store
 from avbench.adversarial import read_clips, write_clips
@@ -70,15 +70,20 @@ def right(batch: Batch, clips: AVInput) -> list[bool]:
     return found
 
 
-@pytest.fixture
-def clips(run: Path, tmp_path: Path) -> Path:
-    """Stronger clips of all samples that the run leaves robust within XA, in two files."""
-    folder = tmp_path / "clips"
-    names = alive(run, XA)
+@pytest.fixture(scope="module")
+def stronger(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stronger")
+    names = alive(made, XA)
     for number, ids in enumerate((names[:5], names[5:])):
         batch = clean_batch(ids)
         write_clips(folder / f"{number}.npz", XA, batch, crafted(batch))
     return folder
+
+
+@pytest.fixture
+def clips(stronger: Path, tmp_path: Path) -> Path:
+    """Stronger clips of all samples that the run leaves robust within XA, in two files."""
+    return Path(shutil.copytree(stronger, tmp_path / "clips"))
 
 
 def hand_in(run: Path, clips: Path, name: str = "Ada Attacker", url: str | None = None) -> Counter:
@@ -221,14 +226,14 @@ def test_clips_of_strange_samples_threats_or_none_are_refused(run: Path, clips: 
         hand_in(run, clips)
 
 
-@pytest.mark.parametrize(
-    ("name", "url"),
-    [("<script>", None), ("", None), ("a" * 81, None), ("=1+1", None), ("../../x\u202e", None),
-     ("Ada", "javascript:alert(1)"), ("Ada", "https://user@github.com/x"), ("Ada", "http://github.com/x")],
-)  # fmt: skip
-def test_a_credit_that_cannot_be_shown_is_refused(run: Path, clips: Path, name: str, url: str | None) -> None:
-    with pytest.raises(BadOption, match=r"credit: (name|url)"):
-        hand_in(run, clips, name, url)
+def test_a_credit_that_cannot_be_shown_is_refused(run: Path, clips: Path) -> None:
+    verified = verify(run, device="cpu")[1]
+    for name, url in (
+        ("<script>", None), ("", None), ("a" * 81, None), ("=1+1", None), ("../../x\u202e", None),
+        ("Ada", "javascript:alert(1)"), ("Ada", "https://user@github.com/x"), ("Ada", "http://github.com/x"),
+    ):  # fmt: skip
+        with pytest.raises(BadOption, match=r"credit: (name|url)"):
+            accept(clips, verified, name, url)
     assert not list(run.glob("counter/*"))
 
 
@@ -262,6 +267,21 @@ def test_the_site_shows_the_best_known_figure_and_who_found_it(run: Path, clips:
     assert f"{avg:.2f}" in page
     assert "Best known" in page
     assert "Ada Attacker" in page
+
+
+def test_the_site_leaves_out_what_was_accepted_for_the_rows_that_a_run_had_before_and_says_so(
+    run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results" / "synthav-test-weak@1"
+    shutil.copytree(run, results / run.name)
+    counter = hand_in(results / run.name, clips)
+    edit_rows(results / run.name, lambda rows: rows.assign(margin=rows["margin"] + 1))
+    build([results], tmp_path / "site")
+    assert "Best known" not in (tmp_path / "site" / "lb" / "synthav" / "weak.html").read_text()
+    assert f"leftout:{counter.folder}isforanotherrun" in "".join(capsys.readouterr().err.split())
+    (counter.folder / "counter.json").write_text("{}")
+    with pytest.raises(DataError, match="not the record of a counter attack"):
+        build([results], tmp_path / "site")
 
 
 def test_the_command_prints_what_was_gained_and_verify_and_submit_know_it(run: Path, clips: Path) -> None:

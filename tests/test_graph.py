@@ -41,7 +41,8 @@ def packed(case: Case) -> tuple[nn.Module, GraphModel]:
         return model, build_graph(graph, read_checkpoint(Path(folder) / WEIGHTS).state)
 
 
-EVERY = [pytest.param(case, id=case.name, marks=pytest.mark.slow if case.slow else ()) for case in CASES]
+OFTEN = {"avnet", "early", "melspectrogram"}  # exporting the others takes seconds each
+EVERY = [pytest.param(case, id=case.name, marks=() if case.name in OFTEN else pytest.mark.slow) for case in CASES]
 
 
 def gradients(model: nn.Module, inputs: AVInput) -> list[Tensor]:
@@ -278,7 +279,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("part", ["", GRAPH])
+@pytest.mark.parametrize("part", ["", pytest.param(GRAPH, marks=pytest.mark.slow)])
 def test_a_packed_submission_has_the_rows_of_the_submission(baseline: Path, tmp_path: Path, part: str) -> None:
     rows = []
     for model in (BASELINE, str(baseline / part)):

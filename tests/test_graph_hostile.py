@@ -59,6 +59,7 @@ def test_it_is_refused_in_bounded_time_and_memory(met: dict[str, dict[str, Any]]
     assert line["bytes"] < 256 * 2**20
 
 
+@pytest.mark.slow
 def test_no_mutation_of_a_graph_crashes_the_loader(folder: Path, tmp_path: Path) -> None:
     (line,) = apart(folder, tmp_path, "fuzz", "40")
     assert line["refused"] > 50

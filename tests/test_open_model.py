@@ -31,8 +31,8 @@ from avbench.errors import (
 from avbench.sandbox import open_model
 from avbench.sandbox.remote import RemoteModel
 
-COMMANDS = sorted(
-    name for name, command in main.commands.items() if "trust_remote_code" in {p.name for p in command.params}
+COMMANDS = sorted(  # those that take a model; `verify` takes a run, and is in test_verify.py
+    name for name, command in main.commands.items() if "sandbox" in {p.name for p in command.params}
 )
 CODE = """
 from pathlib import Path

@@ -100,7 +100,9 @@ def code() -> tuple[Path, str]:
 
 
 @needs_sandbox
-@pytest.mark.parametrize("make", [zoo, graph, code])
+@pytest.mark.parametrize(
+    "make", [zoo, pytest.param(graph, marks=pytest.mark.slow), pytest.param(code, marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_a_model_of_each_tier_is_the_same_when_its_weights_come_from_the_hub(
     hub: HubServer, make: Callable[[], tuple[Path, str]]

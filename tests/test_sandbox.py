@@ -51,7 +51,7 @@ def same(one: AVInput, other: AVInput) -> bool:
 
 
 @needs_sandbox
-@pytest.mark.parametrize("attack", ["pgd", "tma"])
+@pytest.mark.parametrize("attack", ["pgd", pytest.param("tma", marks=pytest.mark.slow)])
 def test_a_model_of_the_zoo_meets_the_same_adversarial_bits_in_a_worker_as_in_process(attack: str) -> None:
     split = open_split("synthav", "test")
     batch = split.batch(split.present[:8])
@@ -65,7 +65,9 @@ def test_a_model_of_the_zoo_meets_the_same_adversarial_bits_in_a_worker_as_in_pr
 
 
 @needs_sandbox
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("Small", "Noisy") else pytest.mark.slow) for name in MODELS]
+)
 def test_code_meets_the_same_adversarial_bits_in_a_worker_as_in_process(name: str) -> None:
     inside, plain = remote(f"honest:{name}"), local(f"honest:{name}")
     assert isinstance(inside, TwoStageModel) == isinstance(plain, TwoStageModel) == (name != "Whole")
@@ -115,6 +117,7 @@ def test_a_graph_can_be_used_twice_and_is_forgotten_with_its_answer() -> None:
         model.worker.call(Message(wire.BACK, 0, 0, ticket, tensors=(torch.zeros(12, 8),)))
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_the_micro_batch_is_found_as_in_process() -> None:
     arguments: dict[str, Any] = {"width": 1_500_000}
@@ -264,6 +267,7 @@ def test_code_that_makes_no_model_is_a_named_error(model: str, error: Any) -> No
         open_model(f"{HOSTILE}/honest.py:Small", architecture="avnet", trust_remote_code=True)
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_what_is_wrong_with_weights_is_said_by_the_same_error_from_a_worker(tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"

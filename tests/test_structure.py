@@ -25,9 +25,9 @@ PACKAGE = ROOT / "avbench"
 # Each layer imports only from those before it; modules in one layer are independent of each other.
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance", "progress",
-    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "adversarial", "store", "cells", "figures", "geometry",
+    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "adversarial", "bounded", "store", "cells", "figures", "geometry",
     "run_progress", "checkpoint", "graph", "convert", "names", "form", "hub", "submission", "sandbox", "crafting", "diagnose", "defenses", "summarize", "runner", "verify", "counter", "evidence", "estimate", "analyze", "attack_clip", "tensors", "api", "submit",
-    "curve", "site", "cli",
+    "curve", "run_figures", "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.
 BANNED = {

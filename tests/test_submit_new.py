@@ -103,6 +103,7 @@ def test_code_becomes_a_submission_that_is_not_run() -> None:
     result = new("net.py:Net", "--weights", "mine.safetensors", "--arg", "width=8", dataset="synthav")
     assert result.exit_code == 0, result.output
     made = read_submission(Path("submissions/org--model"))
+    assert result.stdout.endswith("check submissions/org--model --trust-remote-code\n")
     assert (made.tier, made.code, made.arguments) == ("code", "net.py:Net", {"width": 8})
     assert sorted(path.name for path in Path("submissions/org--model").iterdir()) == [
         "mine.safetensors", "net.py", "submission.yaml"
@@ -137,6 +138,14 @@ def test_what_cannot_be_submitted_is_named_and_leaves_nothing(
     words: list[object], changes: dict[str, str], part: str
 ) -> None:
     refused(new(*words, **changes), part)
+
+
+def test_without_anybody_who_answers_the_missing_flags_are_named() -> None:
+    words = ["submit", "new", str(WEIGHTS), "--id", "org--model", "--license", "MIT"]
+    refused(CliRunner().invoke(main, words, input=""), "--title, --summary, --training-data, --authors\n")
+    refused(CliRunner().invoke(main, words, input="A model\nOne line.\n"), "give --training-data, --authors\n")
+    given = [*words, "--title", "A model", "--summary", "One line.", "--training-data", "none"]
+    assert CliRunner().invoke(main, given, input="Someone\n").exit_code == 0, "what may be left out is left out"
 
 
 def test_nothing_is_overwritten() -> None:

@@ -13,16 +13,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
 from conftest import make_split
+from sandboxed import HOSTILE, needs_sandbox
 from verified_runs import MODEL, SAMPLES, WORST, clean_batch, copied, edit_rows, edit_shard, make_run, reseal
 
 from avbench import files, store
+from avbench.api import evaluate_model
 from avbench.cli import main
 from avbench.diagnose.runs import diagnose_run
-from avbench.errors import AvbenchError, BadOption, IncompleteRun, VerificationFailed
+from avbench.errors import AvbenchError, BadOption, DataError, IncompleteRun, VerificationFailed
+from avbench.options import RunOptions
 from avbench.threats import parse_threat
 from avbench.threats.region import Region
 from avbench.verify import Report, verify
@@ -100,7 +105,7 @@ def test_every_flipped_bit_is_found(run: Path, name: str) -> None:
     path = shards(run)[3] if name == "a shard" else run / name
     whole = path.read_bytes()
     draw = random.Random(name)
-    for place in [*draw.sample(range(8 * len(whole)), 250), 0, 8 * len(whole) - 1]:
+    for place in [*draw.sample(range(8 * len(whole)), 60), 0, 8 * len(whole) - 1]:
         torn = bytearray(whole)
         torn[place // 8] ^= 1 << place % 8
         path.write_bytes(torn)
@@ -358,6 +363,35 @@ def test_a_run_of_a_model_of_ones_own_needs_the_model(run: Path, tmp_path: Path)
         check(own, model="avbench--synthav-sum")
 
 
+def test_rows_that_no_run_of_these_samples_writes_are_refused_before_they_are_read(run: Path) -> None:
+    table = pq.read_table(run / "rows.parquet")
+    pq.write_table(table.take(pa.array(np.arange(1_000_000) % len(table))), run / "rows.parquet")
+    reseal(run)
+    with pytest.raises(DataError, match="1000000 rows"):
+        check(run)
+
+
+@needs_sandbox
+def test_a_run_of_code_is_verified_where_code_is_allowed_and_never_without_walls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "code").mkdir()
+    code = f"{shutil.copy(HOSTILE / 'honest.py', tmp_path / 'code')}:Small"
+    how = RunOptions(output_dir=tmp_path / "runs", device="cpu", limit=4, batch_size=4, save_adversarial=True)
+    run = evaluate_model(code, suite=WORST, options=how, quiet=True, trust_remote_code=True, sandbox=False)
+    words = ["verify", str(run), "--model", code, "--device", "cpu"]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert "UntrustedCode" in refused.output
+    done = CliRunner().invoke(main, [*words, "--trust-remote-code"])
+    assert done.exit_code == 0, done.output
+    assert f"rows:            {len(store.read_rows(run))} asked for again" in done.output
+    monkeypatch.setenv("PATH", str(tmp_path))  # no bubblewrap
+    without = CliRunner().invoke(main, [*words, "--trust-remote-code"])
+    assert without.exit_code == 2
+    assert "SandboxUnavailable" in without.output
+
+
 def test_an_unfinished_run_is_an_error_that_says_so(run: Path) -> None:
     record = store.read_record(run)
     (run / "run.json").write_text(files.readable_json(record | {"rows_sha256": None}))
@@ -369,7 +403,6 @@ def test_a_margin_under_1e_4_does_not_count_as_robust(tmp_path: Path) -> None:
     from conftest import Wavy, candidate
 
     from avbench.judge import SAME
-    from avbench.options import RunOptions
     from avbench.runner import Run
     from avbench.verify import count_close
 

@@ -14,6 +14,7 @@ from avbench.cli.convert import convert
 from avbench.cli.data import data
 from avbench.cli.diagnose import diagnose
 from avbench.cli.evidence import evidence
+from avbench.cli.figures import figures
 from avbench.cli.look import compare, env, listing, score, show
 from avbench.cli.pack import pack
 from avbench.cli.runs import evaluate, train
@@ -48,9 +49,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    evaluate, train, score, diagnose, analyze, attack, show, compare, listing, env, data, leaderboard, convert, pack,
-    verify, evidence,
-    submit,
+    evaluate, train, score, diagnose, analyze, figures, attack, show, compare, listing, env, data, leaderboard, convert,
+    pack, verify, evidence, submit,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import rich_click as click
 
+from avbench.cli.models import trust_option
+
 
 @click.command("attack")
 @click.argument("clips", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -14,7 +16,10 @@ import rich_click as click
 @click.option("--url", help="Where to read about the attack: https, and one of few sites.")
 @click.option("--model", help="The model of RUN, if it is not a submission of the same name.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-def attack(clips: Path, run: Path, name: str, url: str | None, model: str | None, device: str) -> None:
+@trust_option
+def attack(
+    clips: Path, run: Path, name: str, url: str | None, model: str | None, device: str, trust_remote_code: bool
+) -> None:
     """Verify the adversarial CLIPS of a folder against RUN, and keep those that break what nobody had broken.
 
     They are written below RUN, with credit, and lower its best known robust accuracy; its own figures stay. Write
@@ -25,7 +30,7 @@ def attack(clips: Path, run: Path, name: str, url: str | None, model: str | None
     from avbench.verify import verify
 
     with working("verifying", quiet=False):
-        _, replay = verify(run, model, device)
+        _, replay = verify(run, model, device, trust_remote_code)
         before = alive_samples(replay)
         counter = accept(clips, replay, name, url)
         after = alive_samples(replay)

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import rich_click as click
 
+from avbench.cli.models import trust_option
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--model", help="The model of RUN, if it is not a submission of the same name.")
+@trust_option
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-def evidence(runs: tuple[Path, ...], model: str | None, device: str) -> None:
+def evidence(runs: tuple[Path, ...], model: str | None, trust_remote_code: bool, device: str) -> None:
     """Keep a few clips of each RUN, clean and attacked, for its model's page.
 
     They are chosen by a fixed rule, made again and compared with the rows of the run. Written: evidence.parquet, beside
@@ -22,5 +25,5 @@ def evidence(runs: tuple[Path, ...], model: str | None, device: str) -> None:
 
     for run in runs:
         with working(f"making evidence of {run}", quiet=False):
-            path = make_evidence(run, model, device)
+            path = make_evidence(run, model, device, trust_remote_code)
         click.echo(f"{path}: {path.stat().st_size} bytes")

@@ -11,15 +11,16 @@ import rich_click as click
 from avbench.errors import BadOption
 
 _Command = Callable[..., Any]
+trust_option = click.option(
+    "--trust-remote-code", is_flag=True, help="Allow a model that is code, FILE.py:Factory; it runs in a sandbox."
+)
 _FLAGS = (
     click.option("--dataset", help="Dataset; by default the submission's, else the one the file names, else synthav."),
     click.option("--architecture", help="Architecture of a weights file that does not say."),
     click.option(
         "--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Argument of the architecture; repeatable."
     ),
-    click.option(
-        "--trust-remote-code", is_flag=True, help="Allow a model that is code, FILE.py:Factory; it runs in a sandbox."
-    ),
+    trust_option,
     click.option(
         "--sandbox/--no-sandbox",
         default=None,

@@ -87,7 +87,7 @@ def new(
     name = entries.pop("id")
     submission, folder = write(submissions, name, Begun(entries, begun.files)), submissions / name
     click.echo(f"{folder}: tier {submission.tier}, {', '.join(['submission.yaml', *begun.files])}")
-    click.echo(f"now:  avbench submit check {folder}")
+    click.echo(f"now:  avbench submit check {folder}{' --trust-remote-code' if submission.code else ''}")
 
 
 def _claim(text: str) -> dict[str, str]:
@@ -101,15 +101,28 @@ def _claim(text: str) -> dict[str, str]:
 
 
 def _ask(known: dict[str, Any]) -> dict[str, Any]:
-    """Ask for what is missing; each answer is checked, and asked for again if it is not as it must be."""
+    """Ask for what is missing; each answer is checked, and asked for again if it is not as it must be.
+
+    Raises:
+        BadOption: if nobody answers, naming the flags that are missing.
+    """
+    from avbench.errors import BadOption
+
     wanted = [name for name in QUESTIONS if name not in known]
     if "graph" in known or "code" in known:
         wanted = [name for name in wanted if name != "architecture"]
-    for name in wanted:
-        known[name] = click.prompt(QUESTIONS[name], value_proc=_check(name))
-    for name in OPTIONAL if wanted else ():
-        if name not in known:
-            known[name] = click.prompt(OPTIONAL[name], "", show_default=False, value_proc=_check(name)) or None
+    try:
+        for name in wanted:
+            known[name] = click.prompt(QUESTIONS[name], value_proc=_check(name))
+        for name in OPTIONAL if wanted else ():
+            if name not in known:
+                known[name] = click.prompt(OPTIONAL[name], "", show_default=False, value_proc=_check(name)) or None
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):  # Ctrl+C
+            raise
+        if missing := [f"--{name.replace('_', '-')}" for name in wanted if name not in known]:
+            click.echo()  # ends the line of the question
+            raise BadOption(f"nobody answers; give {', '.join(missing)}") from None
     return known
 
 

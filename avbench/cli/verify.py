@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from avbench.cli.models import trust_option
+
 if TYPE_CHECKING:
     from avbench.verify import Report
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 @click.argument("result", type=click.Path(path_type=Path))
 @click.option("--model", help="The model of RESULT, if it is not a submission of the same name.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-def verify(result: Path, model: str | None, device: str) -> None:
+@trust_option
+def verify(result: Path, model: str | None, device: str, trust_remote_code: bool) -> None:
     """Check RESULT, the folder of a finished run: hashes, budgets, labels, and the model's answers.
 
     Of a run without --save-adversarial the attacked rows cannot be asked for again; what was not checked is listed.
@@ -25,7 +28,7 @@ def verify(result: Path, model: str | None, device: str) -> None:
     from avbench.verify import verify as check
 
     with working("verifying", quiet=False):
-        report, replay = check(result, model, device)
+        report, replay = check(result, model, device, trust_remote_code)
         counters = check_counters(replay)
     print_report(report)
     for counter in counters:

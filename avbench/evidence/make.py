@@ -40,7 +40,9 @@ class Choice(NamedTuple):
     cell: Cell
 
 
-def make_evidence(folder: Path, model: str | None = None, device: str = "auto") -> Path:
+def make_evidence(
+    folder: Path, model: str | None = None, device: str = "auto", trust_remote_code: bool = False
+) -> Path:
     """Write the evidence of a finished run and return its file.
 
     Clips are crafted again in the micro-batches of the run, or read where the run kept them; their budgets are measured
@@ -50,6 +52,7 @@ def make_evidence(folder: Path, model: str | None = None, device: str = "auto") 
         folder: the run's.
         model: which model it is of, as `avbench evaluate` takes it; by default the submission of the run.
         device: where the model computes.
+        trust_remote_code: whether the model may be code.
 
     Raises:
         VerificationFailed: if model, split or answers are not those of the run.
@@ -59,7 +62,7 @@ def make_evidence(folder: Path, model: str | None = None, device: str = "auto") 
     record = read_finished(folder)
     if files.sha256_file(folder / "rows.parquet") != record["rows_sha256"]:
         raise IncompleteRun(f"the rows in {folder} are not those of its record; repeat `avbench evaluate`")
-    replay = open_replay(folder, record, model, device)
+    replay = open_replay(folder, record, model, device, trust_remote_code)
     if not (chosen := choose(replay)):
         raise BadOption(f"{folder} has no sample that is right when clean, so there is nothing to show")
     card = replay.run.split.card

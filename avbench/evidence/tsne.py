@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from avbench.cells import Cell
 from avbench.device import deterministic
-from avbench.errors import BadOption
 from avbench.evidence import Dot, Map
 from avbench.geometry import streams_of
 from avbench.rng import seeded
@@ -32,22 +29,16 @@ def _features(replay: Replay, clips: AVInput) -> Tensor:
 
 
 def make_map(replay: Replay, cell: Cell, judged: Judged) -> Map | None:
-    """Lay out the embeddings of a micro-batch, or the logits of a model without stages; None of few clips.
+    """Lay out the embeddings of a micro-batch, or the logits of a model without stages; None of few clips."""
+    from sklearn.manifold import TSNE
 
-    Raises:
-        BadOption: if scikit-learn is not installed.
-    """
     rows = judged.answers.rows[:POINTS]
     features = torch.cat([_features(replay, clips) for clips in (judged.batch.inputs, judged.clips)]).numpy()
     n, perplexity = len(rows), min(PERPLEXITY, (2 * len(rows) - 1) / 3)
     if "label" not in rows or n < 5:
         return None
     seed = replay.run.options.seed
-    try:
-        manifold = importlib.import_module("sklearn.manifold")
-    except ImportError as error:
-        raise BadOption("the map needs scikit-learn; pip install 'avbench[evidence]'") from error
-    found = manifold.TSNE(perplexity=perplexity, init="pca", method="exact", random_state=seed).fit_transform(features)
+    found = TSNE(perplexity=perplexity, init="pca", method="exact", random_state=seed).fit_transform(features)
     low, size = found.min(axis=0), np.ptp(found, axis=0).max() or 1.0
     places = ((found - low) * (1000 / size)).round().astype(int).clip(0, 1000).tolist()
     dots = [

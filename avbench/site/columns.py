@@ -9,7 +9,6 @@ import numpy as np
 
 from avbench.analyze import read_geometry
 from avbench.counter import best_known_avg
-from avbench.form import Claim
 from avbench.geometry import QUANTILES
 from avbench.metrics import NONE, WORST_CASE
 from avbench.metrics.avg import MEAN_OF_THREATS
@@ -91,19 +90,9 @@ _COUNTERED = [
 ]  # fmt: skip
 
 
-def _claim(scored: Scored) -> Claim | None:
-    """Find what the author says of this suite; `test-256` is a fair draw of `test`."""
-    record = scored.run.record
-    for split in (record.dataset.split, record.dataset.split.rpartition("-")[0]):
-        for claim in record.model.claims:
-            if (claim.suite, claim.split) == (record.suite.name, split):
-                return claim
-    return None
-
-
 def _reported(what: str) -> Callable[[Scored], Cell]:
     def cell(scored: Scored) -> Cell:
-        value = getattr(_claim(scored), what, None)
+        value = getattr(scored.claim, what, None)
         return None if value is None else number(value)
 
     return cell
@@ -111,7 +100,7 @@ def _reported(what: str) -> Callable[[Scored], Cell]:
 
 def _gap(what: str, name: tuple[str, str, str]) -> Callable[[Scored], Cell]:
     def cell(scored: Scored) -> Cell:
-        value, score = getattr(_claim(scored), what, None), scored.by_name.get(name)
+        value, score = getattr(scored.claim, what, None), scored.by_name.get(name)
         return None if value is None or score is None else number(score.value - value)
 
     return cell

@@ -84,6 +84,12 @@ def find_evidence(entries: Sequence[Entry]) -> list[View]:
     return views
 
 
+def anchor(run: Run, sample: str) -> str:
+    """Name the place on a model's page where a sample of a run is shown."""
+    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in sample)
+    return f"evidence-{run.record.run[:12]}-{plain}"
+
+
 def _show(entry: Entry, card: Card, evidence: Evidence, exhibit: Exhibit) -> Shown:
     run, sample = entry.scored.run, exhibit.sample
     row = _row(run, sample, exhibit.threat, exhibit.attack)
@@ -96,9 +102,8 @@ def _show(entry: Entry, card: Card, evidence: Evidence, exhibit: Exhibit) -> Sho
         raise DataError(f"{run.folder / FILE} holds another clip than {sample} of {card.title}")
     labels = [row["label"]] if "label" in row else row["labels"]
     label = ", ".join(_class(card, int(one)) for one in labels) or "no class"
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in sample)
     return Shown(
-        id=f"evidence-{entry.key}-{name}",
+        id=anchor(run, sample),
         exhibit=exhibit,
         label=label,
         holds=bool(row["correct"]),

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from rich.console import Console
 
 from avbench import files, store
-from avbench.counter import Counter, read_counters
+from avbench.counter import Counter, counter_folders, read_counter
 from avbench.diagnose import Health, read_health, read_review
-from avbench.errors import DataError
+from avbench.errors import DataError, StaleCounter
 from avbench.form import Claim
 
 LARGEST = 4_000_000  # bytes of a run.json
@@ -187,8 +187,14 @@ class Run:
 
     @cached_property
     def counters(self) -> list[Counter]:
-        """Counter attacks that were accepted for it."""
-        return read_counters(self.folder, {"run": self.record.run, "rows_sha256": self.record.rows_sha256})
+        """Counter attacks that were accepted for it; those for rows that it had before are left out."""
+        found = []
+        for folder in counter_folders(self.folder):
+            try:
+                found.append(read_counter(folder, self.record.model_dump()))
+            except StaleCounter as error:
+                Console(stderr=True).print(f"left out: {error}", markup=False)
+        return found
 
     @cached_property
     def review(self) -> str:

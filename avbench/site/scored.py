@@ -8,6 +8,7 @@ from functools import cached_property
 import pandas as pd
 
 from avbench.diagnose import COVERAGE
+from avbench.form import Claim
 from avbench.metrics import Rows, Score
 from avbench.site.figures import Figure
 from avbench.site.records import Run
@@ -27,6 +28,16 @@ class Scored:
     def by_name(self) -> dict[tuple[str, str, str], Score]:
         """Scores by metric, threat and attack."""
         return {(row[0], row[1], row[2]): Score(*row) for row in self.scores.itertuples(index=False)}
+
+    @property
+    def claim(self) -> Claim | None:
+        """What the author says of this suite; `test-256` is a fair draw of `test`."""
+        record = self.run.record
+        for split in (record.dataset.split, record.dataset.split.rpartition("-")[0]):
+            for claim in record.model.claims:
+                if (claim.suite, claim.split) == (record.suite.name, split):
+                    return claim
+        return None
 
     def cell(self, figure: Figure) -> Cell:
         """One figure, with its interval unless it is a detail."""

@@ -119,6 +119,8 @@ class _Check:
         """Read the form, and look up the names in it."""
         submission = read_submission(self.folder)
         self.card = read_card(submission.dataset)
+        for claim in submission.claims:
+            self.card.find(claim.split)
         for suite in {*submission.tracks, *(claim.suite for claim in submission.claims)}:
             find_suite(suite)
         self.submission = submission

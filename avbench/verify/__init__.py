@@ -47,22 +47,26 @@ class Report:
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)  # as `avbench.summarize.score` makes them
 
 
-def verify(run: Path, model: str | None = None, device: str = "auto") -> tuple[Report, Replay]:
+def verify(
+    run: Path, model: str | None = None, device: str = "auto", trust_remote_code: bool = False
+) -> tuple[Report, Replay]:
     """Check a finished run as far as what it holds allows; nothing in its folder is changed.
 
     Args:
         run: the run's folder.
         model: which model to ask, as `avbench evaluate` takes it; by default the submission of the run.
         device: where the model computes.
+        trust_remote_code: whether a model that is code may run, in a sandbox.
 
     Raises:
         VerificationFailed: naming what differs.
+        UntrustedCode: if the model is code and that was not allowed.
         IncompleteRun, DataError, SubmissionError: and their kin, if something cannot be read.
     """
     record = read_finished(run)
     differences, unchecked = check_files(run, record)
     refuse(run, differences)
-    replay = open_replay(run, record, model, device)
+    replay = open_replay(run, record, model, device, trust_remote_code)
     refuse(run, list(_check_record(replay)))
     made = replay.run
     report = Report(store.result_id(record), len(made.positions), len(record["cells"]), unchecked=unchecked)
@@ -84,7 +88,7 @@ def count_close(rows: pd.DataFrame, run: Run) -> tuple[int, pd.DataFrame]:
     return int((rows["correct"] != strict["correct"]).sum()), summarize.score(Rows(strict, cells=cells))
 
 
-def open_replay(run: Path, record: dict[str, Any], model: str | None, device: str) -> Replay:
+def open_replay(run: Path, record: dict[str, Any], model: str | None, device: str, trust_remote_code: bool) -> Replay:
     """Open the model, split and suite that a record names.
 
     Raises:
@@ -94,11 +98,12 @@ def open_replay(run: Path, record: dict[str, Any], model: str | None, device: st
     named = str(record["model"]["id"])
     if model is None and not ID.fullmatch(named):
         raise BadOption(f"{named[:100]!a} is no submission; say by --model which model it is")
-    candidate, card = open_model(model or named, record["dataset"]["name"])
+    candidate, card = open_model(model or named, record["dataset"]["name"], trust_remote_code=trust_remote_code)
     split = open_split(card.name, record["dataset"]["split"])
     refuse(run, _check_identity(record, candidate, split))
     made = Run(candidate, split, _suite(record), _options(record, split, device))
-    return prepare(made, record, store.read_rows(run), run)
+    most = len(made.positions) * len([*made.references, *made.cells])
+    return prepare(made, record, store.read_rows(run, most), run)
 
 
 def refuse(run: Path, differences: Sequence[str]) -> None:

@@ -160,24 +160,20 @@ def _radii(rows: Sequence[tuple[str, float, float]]) -> Axis:
 
 def _reported(board: Board) -> Iterator[Chart]:
     """Set what authors claim against what was measured."""
-    suite, split = board.record.suite, board.record.dataset.split
-    splits = (split, split.rpartition("-")[0])  # `test-256` is a fair draw of `test`
     series: dict[str, tuple[Style, list[Point]]] = {"clean": (Style(0), []), "worst-case Avg": (Style(1, "square"), [])}
     rows: list[tuple[Value, ...]] = []
     for i, scored in enumerate(board.runs):
-        for claim in scored.run.record.model.claims:
-            if claim.suite != suite.name or claim.split not in splits:
-                continue
-            pairs = {
-                "clean": (claim.clean, percent_of(scored, "clean-accuracy", CLEAN, NONE)),
-                "worst-case Avg": (claim.robust, percent_of(scored, "avg", MEAN_OF_THREATS, WORST_CASE)),
-            }
-            for what, (said, got) in pairs.items():
-                if said is not None and got is not None:
-                    says = f"{name_of(scored)}, {what}: reported {said:.2f} %, measured {got:.2f} %"
-                    named = (_label(board, scored), says, href_of(scored)) if i < _links(board) else ()
-                    series[what][1].append(Point(said, got, *named))
-                    rows.append((name_of(scored), what, said, got, got - said))
+        pairs = {
+            "clean": ("clean", percent_of(scored, "clean-accuracy", CLEAN, NONE)),
+            "worst-case Avg": ("robust", percent_of(scored, "avg", MEAN_OF_THREATS, WORST_CASE)),
+        }
+        for what, (field, got) in pairs.items():
+            said = getattr(scored.claim, field, None)
+            if said is not None and got is not None:
+                says = f"{name_of(scored)}, {what}: reported {said:.2f} %, measured {got:.2f} %"
+                named = (_label(board, scored), says, href_of(scored)) if i < _links(board) else ()
+                series[what][1].append(Point(said, got, *named))
+                rows.append((name_of(scored), what, said, got, got - said))
     if rows:
         yield Chart(
             key_of(board, "reported"),

@@ -18,6 +18,7 @@ from avbench.metrics.outcomes import TRIPLE, Outcomes, read
 from avbench.metrics.significance import sign_flip_test
 from avbench.site.boards import Board, Scored
 from avbench.site.content import Content
+from avbench.site.evidence import anchor
 from avbench.site.pages import File, Render
 from avbench.site.tables import number
 from avbench.threats import ThreatModel
@@ -116,12 +117,10 @@ def _run(scored: Scored, marks: Marks, threats: int, curves: list[Curve]) -> dic
 
 
 def _evidence(scored: Scored) -> dict[str, str]:
-    """Say where on the model's page clips can be looked at; avbench.site.evidence names the places so."""
+    """Say where on the model's page clips can be looked at."""
     record = scored.run.record
     found = read_evidence(scored.run.folder, {"run": record.run, "rows_sha256": record.rows_sha256})
-    samples = [exhibit.sample for exhibit in found.exhibits] if found else []
-    plain = ("".join(c if c.isalnum() or c in "._-" else "-" for c in sample) for sample in samples)
-    return {sample: f"evidence-{record.run[:12]}-{name}" for sample, name in zip(samples, plain, strict=True)}
+    return {one.sample: anchor(scored.run, one.sample) for one in found.exhibits} if found else {}
 
 
 def _outcomes(scored: Scored) -> Outcomes:
