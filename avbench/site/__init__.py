@@ -16,9 +16,8 @@ from avbench.site.pages import HERE, make_files
 from avbench.site.published import read_published
 from avbench.site.records import read_runs
 from avbench.site.releases import check, read_releases
-from avbench.site.server import serve
 
-__all__ = ["HOME", "MARKER", "build", "read_content", "serve"]
+__all__ = ["HOME", "MARKER", "build", "read_content"]
 
 HOME = files.root() / "leaderboard"  # committed results, published figures, history and releases
 MARKER = "avbench-site.txt"  # says that a folder is a built site, which the next build may replace
