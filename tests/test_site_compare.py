@@ -84,8 +84,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = make_rows(seed, 0.5, 500, RADII)
         store.write_table(folder / "rows.parquet", rows, {})
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        cells = [record["cells"][0] | {"threat": t, "attack": a} for t in RADII for a in record["attacks"]]
-        record |= {"cells": cells, "rows_sha256": files.sha256_file(folder / "rows.parquet")}
+        clean = [cell for cell in record["cells"] if cell["threat"] == "clean"]
+        attacked = [clean[0] | {"threat": t, "attack": a} for t in RADII for a in record["attacks"]]
+        record |= {"cells": clean + attacked, "rows_sha256": files.sha256_file(folder / "rows.parquet")}
         (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
         (folder / "health.json").unlink()
     build([results], root / "out")

@@ -58,7 +58,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
 
 def test_the_site_follows_the_runs_until_ctrl_c(live: Live) -> None:
     assert "Model weak" in live.get("models/avbench--weak.html")
-    assert "avmnist" not in live.get("index.html"), "committed results are left out"
+    assert "lb/avmnist" not in live.get("index.html"), "committed results are left out"
     with pytest.raises(urllib.error.HTTPError):
         live.get("models/avbench--strong.html")
     write_run(live.results, "strong", 1, 0.8)
