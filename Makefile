@@ -1,7 +1,7 @@
 # Thin: every target calls a command that also works by itself.
 BIN := .venv/bin
 
-.PHONY: demo test lint boards .venv
+.PHONY: demo test test-slow lint boards schema .venv
 
 .venv: .venv/.installed
 
@@ -16,14 +16,24 @@ demo: .venv
 	$(BIN)/avbench leaderboard build --results runs/demo --out build/site
 
 test: .venv
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+
+# What is long, or one of many alike.
+test-slow: .venv
+	$(BIN)/python -m pytest --numprocesses 2 -m slow
 
 lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/zizmor --quiet --offline --persona pedantic .github/workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # Hours: trains and evaluates what is missing; see benchmarks/boards.py.
 boards: .venv
 	$(BIN)/python benchmarks/boards.py
 	$(BIN)/avbench leaderboard build
+
+# The form of submissions as JSON Schema, for editors.
+schema: .venv
+	$(BIN)/python -m avbench.form > docs/submission.schema.json

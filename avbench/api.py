@@ -18,7 +18,7 @@ from avbench.errors import AvbenchError, BadModel, IncompleteRun, ProtocolMismat
 from avbench.metrics import Rows
 from avbench.options import RunOptions
 from avbench.runner import evaluate as run_suite
-from avbench.submission import find_candidate
+from avbench.sandbox import open_model
 from avbench.suites import Suite, find_suite
 from avbench.tensors import given_back
 
@@ -30,19 +30,21 @@ def evaluate_model(
     split: str = "test",
     options: RunOptions | None = None,
     quiet: bool = False,
+    trust_remote_code: bool = False,
+    sandbox: bool | None = None,
 ) -> Path:
-    """Evaluate a submission, a weights file or your own module; return the run's folder.
+    """Evaluate a submission, a packed model, a weights file, code or your own module; return the run's folder.
 
     A module is called as `model(audio, video)` with the shapes of `avbench.types.AVInput` and answers logits
     (batch, classes), not probabilities. If it also has `encode_audio`, `encode_video` and `fuse`, what is not attacked
-    is computed once.
+    is computed once. Whatever else is opened as by `avbench evaluate`, graphs and code in a worker process.
     """
     chosen = find_suite(suite) if isinstance(suite, str) else suite
     how = options or RunOptions()
     if isinstance(model, type):
         raise BadModel(f"expected a torch.nn.Module, got the class {model.__name__}; pass an instance of it")
     if not isinstance(model, nn.Module):
-        candidate, card = find_candidate(str(model), dataset)
+        candidate, card = open_model(str(model), dataset, trust_remote_code=trust_remote_code, sandbox=sandbox)
         return run_suite(candidate, open_split(card.name, split), chosen, how, quiet)
     with given_back(model):
         return run_suite(_own(model), open_split(dataset or "synthav", split), chosen, how, quiet)

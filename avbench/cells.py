@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -82,12 +82,17 @@ class Craft(NamedTuple):
 
 
 def make_parts(
-    victim: Victim, batch: Batch, cells: Sequence[Cell], seed: int, crafts: Mapping[Cell, Craft] | None = None
+    victim: Victim,
+    batch: Batch,
+    cells: Sequence[Cell],
+    seed: int,
+    crafts: Mapping[Cell, Craft] | None = None,
+    keep: Callable[[Cell, AVInput], str | None] | None = None,
 ) -> Iterator[tuple[Cell, Part]]:
     """Attack and judge one micro-batch in several cells, which share the embeddings of what is not attacked.
 
     A model that answers at random meets the same draws in all cells when it is judged, others while it is attacked,
-    and embeds everything anew.
+    and embeds everything anew. `keep` stores the clips that were judged and returns their hash.
 
     Raises:
         BudgetViolation, BadModel, NonFiniteOutput: as they say; parts yielded before are good.
@@ -107,7 +112,8 @@ def make_parts(
         forward, backward = (
             sum(n * most(model.passes - before[model], way) for model, n in counts.items()) for way in WAYS
         )
-        yield cell, Part(rows, forward, backward, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        yield cell, Part(rows, forward, backward, seconds, keep(cell, clips) if keep else None)
 
 
 def embed(model: Victim, batch: Batch, modalities: Sequence[Modality]) -> dict[Modality, Tensor]:

@@ -22,12 +22,13 @@ from avbench.cells import WAYS, Cell, Craft, embed, most
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets import Sample
 from avbench.datasets.splits import Split, load, open_split, to_batch
-from avbench.errors import BadOption
+from avbench.errors import BadOption, UntrustedCode
 from avbench.judge import drawn_at_random
 from avbench.oracle import Oracle, Victim
 from avbench.rng import seeded
+from avbench.sandbox import open_model
 from avbench.store import CellStore
-from avbench.submission import ID, find_candidate
+from avbench.submission import ID
 from avbench.types import Batch, Modality
 
 FILE = "fit.safetensors"  # in a cell's folder
@@ -169,16 +170,29 @@ def find_surrogate(name: str, candidate: Candidate, split: Split) -> Candidate:
     chosen = card.baseline if name == BASELINE and card.baseline else name
     if not ID.fullmatch(chosen):
         raise BadOption(f"a surrogate is a submission, such as avbench--synthav-sum, or {BASELINE}, not {name!r}")
-    found, other = find_candidate(chosen)
+    try:
+        found, other = open_model(chosen)
+    except UntrustedCode as error:
+        raise BadOption(f"the surrogate {chosen} is code, which is not run; take one of the zoo, or a graph") from error
     if (other.name, other.spec, other.classes, other.task) != (card.name, card.spec, card.classes, card.task):
         raise BadOption(
             f"the surrogate {chosen} is for {other.name}, whose clips or classes are not those of {card.name}"
         )
-    if found.id == candidate.id or state_sha256(found.module) == state_sha256(candidate.module):
+    if same(found, candidate):
         raise BadOption(
             f"{candidate.id} is among its own surrogates ({name}), which would be no transfer; attack it white-box"
         )
     return found
+
+
+def same(one: Candidate, other: Candidate) -> bool:
+    """Tell whether two candidates are one model; what is in a worker process shows no weights but their hash."""
+    shown = all(found.module.state_dict() for found in (one, other))
+    return (
+        one.id == other.id
+        or one.identity == other.identity
+        or (shown and state_sha256(one.module) == state_sha256(other.module))
+    )
 
 
 def find_fit_split(split: Split) -> Split:

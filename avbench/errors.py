@@ -43,6 +43,10 @@ class NonFiniteWeights(CheckpointError):
     """A weight is NaN or infinite."""
 
 
+class GraphError(CheckpointError):
+    """A model cannot be packed as a graph, or a graph.json is not one that can be run safely."""
+
+
 class NonFiniteOutput(AvbenchError):
     """The model answered NaN or infinity on a sample."""
 
@@ -105,9 +109,41 @@ class IncompleteRun(AvbenchError):
     """A run lacks rows that its scores need."""
 
 
+class VerificationFailed(AvbenchError):
+    """A result is not what its record, its clips or its model say."""
+
+
+class StaleCounter(DataError):
+    """A counter attack was accepted for a run that was changed since."""
+
+
 class DiskFull(AvbenchError):
     """A result could not be written for lack of space."""
 
 
 class RecipeError(AvbenchError):
     """A training recipe is malformed or cannot be trained."""
+
+
+class UntrustedCode(AvbenchError):
+    """A model is a Python file, and nobody said that it may run."""
+
+
+class SandboxError(AvbenchError):
+    """The worker process of a model broke its walls or its word; it was ended."""
+
+
+class SandboxUnavailable(SandboxError):
+    """There is no sandbox on this machine, so a stranger's model was not run."""
+
+
+class WorkerDied(SandboxError):
+    """The worker process ended by itself, or took more than it may have and was ended."""
+
+
+class WorkerTimeout(SandboxError):
+    """The worker process did not answer in time and was ended."""
+
+
+class BadReply(SandboxError):
+    """The worker process answered what cannot be an answer."""

@@ -27,7 +27,11 @@ def judge(victim: Victim, batch: Batch, clips: AVInput, embeddings: Mapping[Moda
         clips: the clips to judge, already found legal.
         embeddings: embeddings of the modalities in which `clips` equals the clean ones.
     """
-    logits = victim.logits(clips, embeddings, batch.ids)
+    return measure(victim.logits(clips, embeddings, batch.ids), batch, clips)
+
+
+def measure(logits: Tensor, batch: Batch, clips: AVInput) -> pd.DataFrame:
+    """Turn answers on given clips, (batch, classes), into the rows of `judge`."""
     found = margin(logits, batch.labels)
     columns: dict[str, Tensor] = {
         "correct": found > 0,

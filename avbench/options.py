@@ -27,6 +27,7 @@ class RunOptions:
     device: str = _option("auto", "cpu, cuda, cuda:N or auto.", "DEVICE")
     seed: int = _option(0, "Seed of every attack's per-sample randomness.", "N")
     output_dir: Path = _option(Path("runs"), "Folder that receives the run's own folder.", "DIR")
+    save_adversarial: bool = _option(False, "Keep every adversarial clip, so that anybody can verify the run.", "")
     fresh: bool = _option(False, "Discard earlier parts of this run and start again.", "")
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from avbench.figures import Points, scatter, write
 from avbench.geometry import QUANTILES
 from avbench.oracle import Victim
 from avbench.progress import track
-from avbench.submission import find_candidate
+from avbench.sandbox import open_model
 from avbench.threats import parse_threat
 from avbench.types import MODALITIES, AVInput, Batch
 
@@ -68,7 +68,12 @@ class Pair(NamedTuple):
 
 
 def draw_figures(
-    runs: Sequence[Path], folder: Path, seed: int = 0, device: str = "auto", quiet: bool = False
+    runs: Sequence[Path],
+    folder: Path,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+    trust_remote_code: bool = False,
 ) -> list[Path]:
     """Draw runs beside each other, as .svg and .png, and write the tables that they are drawn from (.parquet).
 
@@ -84,9 +89,10 @@ def draw_figures(
 
     Raises:
         RunConflict: if a submission's weights are no longer those of its run, or runs are of different clips.
+        SubmissionError, UntrustedCode: and their kin, if a model cannot be opened.
         BadOption: if a run has no attack that looks at its model alone.
     """
-    shown = [_open(run) for run in runs]
+    shown = [_open(run, trust_remote_code) for run in runs]
     if len({(one.record["dataset"]["name"], one.record["dataset"]["split"]) for one in shown}) > 1:
         raise RunConflict("the runs are of different clips; give runs of one dataset and split")
     found = find_device(device)
@@ -114,9 +120,10 @@ def draw_figures(
     return drawn
 
 
-def _open(run: Path) -> Shown:
+def _open(run: Path, trust_remote_code: bool) -> Shown:
     record = store.read_record(run)
-    candidate, card = find_candidate(record["model"]["id"], record["dataset"]["name"])
+    model, dataset = record["model"]["id"], record["dataset"]["name"]
+    candidate, card = open_model(model, dataset, trust_remote_code=trust_remote_code)
     if candidate.identity["weights_sha256"] != record["model"]["weights_sha256"]:
         raise RunConflict(f"{run} evaluated other weights than {candidate.id} has now; evaluate it again")
     alone = [a for a in map(parse_attack, record["attacks"]) if not isinstance(a, Mask | Transfer | Universal)]

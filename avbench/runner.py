@@ -6,12 +6,13 @@ import fcntl
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from avbench import files, store
+from avbench import adversarial, files, store
 from avbench.cells import REFERENCES, Cell, check_cells, check_stages, make_parts
 from avbench.checkpoint import Candidate
 from avbench.crafting import Crafting
@@ -30,7 +31,7 @@ from avbench.rng import seeded
 from avbench.run_progress import RunProgress
 from avbench.suites import Suite
 from avbench.threats import ThreatModel
-from avbench.types import Batch
+from avbench.types import AVInput, Batch
 
 ANSWERS = 8  # samples whose answers are part of the numerics, so that changed code of a model shows
 
@@ -54,6 +55,7 @@ def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptio
             if read_health(folder, record["run"], record["rows_sha256"]) is None:
                 with working("looking for health flags", quiet):
                     diagnose_run(folder, candidate, split, options.device)
+        store.publish_seal(folder)
         return folder
 
 
@@ -88,9 +90,11 @@ class Run:
             else:
                 self._stage(self.positions, self.references)
                 for cell in self.cells:
-                    self._stage(self._survivors(cell), [cell])
+                    alive = self.survivors(cell)
+                    self.progress.skip(cell.columns, len(self.positions) - len(alive))
+                    self._stage(alive, [cell])
         rows = [part.rows for cell in order for _, part in sorted(self.parts.get(cell, {}).items())]
-        metadata = {"protocol": str(store.PROTOCOL), "run": self._fingerprint, "track": self.track}
+        metadata = {"protocol": str(store.PROTOCOL), "run": self.run_fingerprint, "track": self.track}
         sha256 = store.merge(self.folder, rows, metadata)
         self._write_record(order, sha256)
         return self.folder
@@ -141,7 +145,8 @@ class Run:
         return cell.identity | self.crafting.identity(cell)
 
     @property
-    def _fingerprint(self) -> str:
+    def run_fingerprint(self) -> str:
+        """Identity of all that the run measures."""
         cells = sorted(
             map(self._identity_of, (*self.references[len(REFERENCES) :], *self.cells)), key=files.canonical_json
         )
@@ -154,7 +159,7 @@ class Run:
         self.victim.random = bool(drawn_at_random(self.victim, first).any())
         answers = self.crafting.prepare(first)
         earlier = store.read_record(self.folder) if (self.folder / "run.json").exists() else None
-        if earlier and earlier["run"] != self._fingerprint:
+        if earlier and earlier["run"] != self.run_fingerprint:
             raise RunConflict(
                 f"{self.folder} holds a run with another model, split, seed or set of attacks; "
                 "choose another --output-dir, or --fresh to discard it (in Python: RunOptions)"
@@ -181,7 +186,7 @@ class Run:
     def _depth(self, threat: ThreatModel) -> int:
         return sum(threat.contains(other) for other in self.suite.threats)
 
-    def _survivors(self, cell: Cell) -> list[int]:
+    def survivors(self, cell: Cell) -> list[int]:
         """Positions still robust: right when clean, unbroken so far in this threat and in those it contains."""
         assert cell.threat is not None
         broken = set[str]()
@@ -191,9 +196,7 @@ class Run:
             if other.threat is None or cell.threat.contains(other.threat):
                 for part in parts.values():
                     broken |= set(part.rows["sample"][~part.rows["correct"]])
-        alive = [i for i in self.positions if self.split.ids[i] not in broken]
-        self.progress.skip(cell.columns, len(self.positions) - len(alive))
-        return alive
+        return [i for i in self.positions if self.split.ids[i] not in broken]
 
     def _stage(self, positions: Sequence[int], cells: Sequence[Cell]) -> None:
         """Bring cells that share their samples to completion, micro-batch by micro-batch."""
@@ -201,10 +204,11 @@ class Run:
         chunks, batches = itertools.tee(todo)
         clips = self.split.batches(chunk for chunk, _ in batches)
         for (chunk, missing), batch in zip(chunks, clips, strict=True):
-            crafts = {c: self.crafting.craft(c, self._store(c), self.micro_batch) for c in missing if c.threat}
+            crafts = {c: self.crafting.craft(c, self.cell_store(c), self.micro_batch) for c in missing if c.threat}
             shown = batch.to(self.victim.device)
-            for cell, part in make_parts(self.victim, shown, missing, self.options.seed, crafts):
-                self._store(cell).write(chunk, part)
+            keep = partial(self._keep, chunk, shown) if self.options.save_adversarial else None
+            for cell, part in make_parts(self.victim, shown, missing, self.options.seed, crafts, keep):
+                self.cell_store(cell).write(chunk, part)
                 self.made += 1
                 self._take(cell, chunk, part)
 
@@ -218,19 +222,35 @@ class Run:
             names = [ids[i] for i in chunk]
             missing = []
             for cell in cells:
-                part = self._store(cell).read(chunk, names)
-                if part is None:
+                kept = self.cell_store(cell)
+                part = kept.read(chunk, names)
+                if part is None or (self.options.save_adversarial and cell.threat and not kept.keeps(chunk, part)):
                     missing.append(cell)
                 else:
                     self._take(cell, chunk, part)
             if missing:
                 yield chunk, missing
 
+    def _keep(self, chunk: Sequence[int], batch: Batch, cell: Cell, clips: AVInput) -> str | None:
+        if not cell.threat:
+            return None
+        return adversarial.write_clips(self.cell_store(cell).shard(chunk, batch.ids), cell.threat, batch, clips)
+
+    def shards(self) -> dict[Path, str | None]:
+        """List the files of adversarial clips of all parts with their hashes, None where clips were not kept."""
+        place = {name: position for position, name in enumerate(self.split.ids)}
+        found = {}
+        for cell, part in ((c, part) for c, parts in self.parts.items() if c.threat for part in parts.values()):
+            ids = list(part.rows["sample"])
+            found[self.cell_store(cell).shard([place[ids[0]], place[ids[-1]]], ids)] = part.clips
+        return found
+
     def _take(self, cell: Cell, chunk: Sequence[int], part: store.Part) -> None:
         self.parts.setdefault(cell, {})[chunk[0]] = part
         self.progress.advance(cell.columns, part.rows)
 
-    def _store(self, cell: Cell) -> store.CellStore:
+    def cell_store(self, cell: Cell) -> store.CellStore:
+        """Where a cell's parts lie."""
         title = "-".join(cell.columns)
         return store.CellStore.of(self.folder, title, self.fingerprint(cell), files.fingerprint(self.numerics))
 
@@ -239,7 +259,7 @@ class Run:
         kept = self.earlier["provenance"] if self.earlier else None  # of the rows, if none of them is new
         record = {
             "protocol": store.PROTOCOL,
-            "run": self._fingerprint,
+            "run": self.run_fingerprint,
             "track": self.track,
             "model": {"id": self.candidate.id, "title": self.candidate.id}
             | {**self.candidate.about, **self.candidate.identity},
@@ -262,6 +282,7 @@ class Run:
             "numerics": self.numerics,
             "provenance": provenance(self.victim.device) if self.made or not kept else kept,
             "rows_sha256": rows_sha256,
+            "adversarial_sha256": adversarial.publish_sums(self.folder, self.shards()) if rows_sha256 else None,
         }
         files.publish_text(self.folder / "run.json", files.readable_json(record))
 
@@ -275,5 +296,5 @@ class Run:
             "forward": sum(part.forward for part in parts),
             "backward": sum(part.backward for part in parts),
             "seconds": round(sum(part.seconds for part in parts), 3),
-            **self.crafting.record(cell, self._store(cell)),
+            **self.crafting.record(cell, self.cell_store(cell)),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import rfc8785
 
-from avbench import files
-from avbench.errors import IncompleteRun, ProtocolMismatch
+from avbench import adversarial, bounded, files
+from avbench.errors import BadOption, IncompleteRun, ProtocolMismatch
 
 PROTOCOL = 1  # rises whenever a stored number could change its meaning
 
@@ -91,6 +93,7 @@ class Part(NamedTuple):
     forward: int  # samples passed through the attacked part of the model
     backward: int
     seconds: float
+    clips: str | None = None  # sha256 of the file that holds its adversarial clips, if they are kept
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,16 @@ class CellStore:
         """File of the part that holds these samples; positions are those in the split."""
         return self.folder / f"part-{positions[0]:07d}-{positions[-1]:07d}-{files.fingerprint(list(ids))[:12]}.parquet"
 
+    def shard(self, positions: Sequence[int], ids: Sequence[str]) -> Path:
+        """File of the adversarial clips of the same samples."""
+        name = self.path(positions, ids).with_suffix(".npz").name
+        return self.folder.parent.parent / adversarial.FOLDER / self.folder.name / name
+
+    def keeps(self, positions: Sequence[int], part: Part) -> bool:
+        """Tell whether the clips that a part was judged on are there."""
+        path = self.shard(positions, list(part.rows["sample"]))
+        return part.clips is not None and path.exists() and files.sha256_file(path) == part.clips
+
     def read(self, positions: Sequence[int], ids: Sequence[str]) -> Part | None:
         """Return a part, or None if it has to be made."""
         path = self.path(positions, ids)
@@ -124,7 +137,8 @@ class CellStore:
             table = pq.ParquetFile(path, page_checksum_verification=True).read()
             found = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             rows: pd.DataFrame = table.to_pandas()
-            part = Part(rows, int(found["forward"]), int(found["backward"]), float(found["seconds"]))
+            passes = int(found["forward"]), int(found["backward"])
+            part = Part(rows, *passes, float(found["seconds"]), found.get("clips"))
             if (found["cell"], found["numerics"]) == (self.cell, self.numerics) and list(rows["sample"]) == list(ids):
                 return part
         except (OSError, pa.ArrowException, KeyError, ValueError):
@@ -143,7 +157,7 @@ class CellStore:
             "forward": str(part.forward),
             "backward": str(part.backward),
             "seconds": f"{part.seconds:.6f}",
-        }
+        } | ({"clips": part.clips} if part.clips else {})
         write_table(self.path(positions, list(part.rows["sample"])), part.rows, metadata)
 
 
@@ -161,22 +175,41 @@ def merge(run: Path, parts: Sequence[pd.DataFrame], metadata: Mapping[str, str])
     return files.sha256_file(run / "rows.parquet")
 
 
-def read_rows(run: Path) -> pd.DataFrame:
-    """Read the merged rows of a finished run.
+def most_rows(record: Mapping[str, Any]) -> int:
+    """Tell how many rows a run can have: one of each sample in each cell."""
+    return int(record["dataset"]["evaluated"]) * len(record["cells"])
+
+
+def read_rows(run: Path, most: int | None = None) -> pd.DataFrame:
+    """Read the merged rows of a finished run, or a file of rows; no more than the run's record or `most` allow.
 
     Raises:
         IncompleteRun: if there are none, or they are not rows of avbench; the message says what to do.
+        DataError: if there are more than that, before they are read.
     """
     path = run / "rows.parquet" if run.is_dir() else run
+    if most is None and (run / "run.json").exists():
+        record = read_record(run)
+        if record["rows_sha256"] is None:
+            raise IncompleteRun(f"{run} is not finished; repeat `avbench evaluate`")
+        most = most_rows(record)
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        file = bounded.open_rows(path, bounded.MOST_ROWS if most is None else most)
+        found = file.metadata.schema.to_arrow_schema()
+        wanted = schema(multilabel="scores" in found.names)
+        if missing := [name for name in wanted.names if name not in found.names]:
+            raise IncompleteRun(
+                f"{path} lacks the columns {', '.join(missing)}; it was not written by avbench evaluate"
+            )
+        if other := [field.name for field in wanted if found.field(field.name).type != field.type]:
+            raise IncompleteRun(
+                f"{path} has {', '.join(other)} of another type; it was not written by avbench evaluate"
+            )
+        frame: pd.DataFrame = bounded.read_columns(path, file, wanted.names).to_pandas()
     except FileNotFoundError as error:
         raise IncompleteRun(f"no rows in {run}; run `avbench evaluate` first, or finish it") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise IncompleteRun(f"{path} cannot be read ({error}); repeat `avbench evaluate`") from error
-    if missing := [name for name in columns("scores" in table.column_names) if name not in table.column_names]:
-        raise IncompleteRun(f"{path} lacks the columns {', '.join(missing)}; it was not written by avbench evaluate")
-    frame: pd.DataFrame = table.to_pandas()
     return frame
 
 
@@ -192,10 +225,10 @@ def read_record(run: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         protocol = record["protocol"]
         if protocol == PROTOCOL:
-            _ = [record[key] for key in _KEYS], record["dataset"]["evaluated"], record["numerics"]["micro_batch"]
+            _ = [record[key] for key in _KEYS], most_rows(record), record["numerics"]["micro_batch"]
     except FileNotFoundError as error:
         raise IncompleteRun(f"{run} holds no run (no run.json); run `avbench evaluate` first") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise IncompleteRun(f"{path} is not the record of a run ({error}); use --fresh or another folder") from error
     if protocol != PROTOCOL:
         raise ProtocolMismatch(
@@ -205,9 +238,33 @@ def read_record(run: Path) -> dict[str, Any]:
     return record
 
 
+def result_id(record: Mapping[str, Any]) -> str:
+    """Name a result: hex sha256 of its record as canonical JSON (RFC 8785), which pins rows and clips in turn.
+
+    Raises:
+        BadOption: if the record has a number that JSON cannot hold exactly.
+    """
+    try:
+        return hashlib.sha256(rfc8785.dumps(dict(record))).hexdigest()
+    except rfc8785.CanonicalizationError as error:
+        raise BadOption(f"the record has no canonical form ({error}); a --seed below 2^53 has one") from error
+
+
+def seal(run: Path) -> str:
+    """Say which files make up a finished run, by their hashes as `sha256sum -c` reads them."""
+    names = ("run.json", "rows.parquet", "health.json", f"{adversarial.FOLDER}/{adversarial.SUMS}")
+    sealed = [path for path in (*(run / name for name in names), *run.glob("counter/*/counter.json")) if path.exists()]
+    return adversarial.sums(run, [(path, files.sha256_file(path)) for path in sealed])
+
+
+def publish_seal(run: Path) -> None:
+    """Write the seal beside what it seals."""
+    files.publish_text(run / adversarial.SUMS, seal(run))
+
+
 def discard(run: Path) -> None:
     """Remove a run's rows, record and parts, and nothing else that may lie in its folder."""
-    for name in ("rows.parquet", "run.json"):
+    for name in ("rows.parquet", "run.json", adversarial.SUMS):
         (run / name).unlink(missing_ok=True)
-    for name in ("cells", "quarantine"):
+    for name in ("cells", "quarantine", adversarial.FOLDER):
         shutil.rmtree(run / name, ignore_errors=True)

@@ -123,7 +123,11 @@ def submit(path: Path, weights: Path) -> None:
         "architecture": recipe["architecture"],
         "arguments": arguments,
         "dataset": recipe["dataset"],
-        "weights": {"file": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()},
+        "weights": {
+            "file": weights.name,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "size": weights.stat().st_size,
+        },
         "defense": defense,
         "training_data": f"{recipe['dataset']} train",
         "license": "MIT",

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import pytest
 import yaml
+from huggingface_hub import constants
 
 ORGANIZATION = "org"  # the one that the token may write to
 Files = dict[str, dict[str, Any]]  # path in the repository to {"sha256", "size", "oid", "lfs"}
@@ -42,7 +44,8 @@ class Seen(NamedTuple):
 class HubServer:
     """The Hub. `broken` maps a path in a repository, or the start of an API path, to how it fails.
 
-    A number is the status that it answers; "cut" sends half of the content, once.
+    A number is the status that it answers; "cut" sends half of the content, once; "endless" goes on after it, as long
+    as it is listened to; "whole" ignores that only a part was asked for.
     """
 
     token = "hf_only_for_tests"
@@ -53,6 +56,7 @@ class HubServer:
         (folder / "commits").mkdir()
         self.heads: dict[str, str] = {}  # "dataset/org/name" to commit
         self.seen: list[Seen] = []
+        self.sent = 0  # bytes of endless content
         self.broken: dict[str, int | str] = {}
         self.names: dict[str, str] = {}  # sha256 of a large file to its path, for `broken`
         self.lock = threading.Lock()
@@ -62,6 +66,17 @@ class HubServer:
         for server in self.servers:
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    @classmethod
+    def serving(cls, folder: Path, patch: pytest.MonkeyPatch) -> HubServer:
+        """Start one, and make huggingface_hub speak to it alone, as someone who is logged in."""
+        one = cls(folder / "server")
+        for name, value in {"HF_ENDPOINT": one.url, "HF_TOKEN": one.token, "HF_HUB_DISABLE_XET": "1",
+                            "HF_HOME": str(folder / "hf"), "no_proxy": "127.0.0.1"}.items():  # fmt: skip
+            patch.setenv(name, value)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "hf" / "token"))
+        return one
 
     def close(self) -> None:
         for server in self.servers:
@@ -295,7 +310,13 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(how, int):
             raise Refusal(how, "", "broken on purpose")
         data = (self.hub.folder / "blobs" / sha256).read_bytes()
-        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        if how == "endless" and self.command == "GET":
+            self.endless(data)
+            return
+        asked = self.headers["Range"] if how != "whole" else None
+        start = int((asked or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        if start and start >= len(data):
+            raise Refusal(416, "", "the range lies behind the end")
         more = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
         end = len(data)
         if how == "cut" and self.command == "GET":
@@ -303,6 +324,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.broken.pop(path or self.hub.names[sha256])
             self.close_connection = True
         self.send(206 if start else 200, data[start:end], (headers or {}) | more, len(data) - start)
+
+    def endless(self, data: bytes) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for _ in range(1000):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+                self.hub.sent += len(data)
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            pass  # nobody listens any more
 
     def upload(self, body: bytes, sha256: str) -> None:
         if hashlib.sha256(body).hexdigest() != sha256:

@@ -55,7 +55,7 @@ def write_run(
     folder = root / f"synthav-test-{suite}@1" / name
     folder.mkdir(parents=True)
     rows = make_rows(seed, strength, n)
-    names = [(threat, attack) for threat in THREATS for attack in ATTACKS]
+    cells = [*(("clean", attack) for attack in UNATTACKED), *((t, a) for t in THREATS for a in ATTACKS)]
     record: dict[str, Any] = {
         "protocol": store.PROTOCOL,
         "run": sha(f"{name} {suite}"),
@@ -68,7 +68,7 @@ def write_run(
         "threats": list(THREATS),
         "attacks": list(ATTACKS),
         "cells": [{"threat": t, "attack": a, "fingerprint": sha(f"{name}{t}{a}"), "rows": n,
-                   "forward": 10 * n, "backward": 0, "seconds": 1.5} for t, a in names],
+                   "forward": 10 * n, "backward": 0, "seconds": 1.5} for t, a in cells],
         "numerics": {"micro_batch": 64, "device": "cpu"},
         "provenance": {"created": f"2026-11-{seed % 28 + 1:02d}T10:00:00+00:00", "avbench": "0.1.0",
                        "git_commit": "0" * 40, "dirty": False, "python": "3.12", "torch": "2.11.0", "device": "cpu",

@@ -18,6 +18,7 @@ from avbench.checkpoint import HEADER, read_checkpoint
 from avbench.datasets.cards import read_card
 from avbench.errors import ArchitectureMismatch, CheckpointError, NonFiniteWeights, UnsafeCheckpoint
 from avbench.models import build
+from avbench.sandbox import open_model
 
 CARD = read_card("synthav")
 ARGUMENTS = {"width": 4, "fusion": "film"}
@@ -192,9 +193,19 @@ def test_what_lies_beside_the_model_in_a_lightning_checkpoint_is_left(state: dic
     odd = {"architecture": "avnet", "arguments": {**ARGUMENTS, 3: 4, "table": torch.ones(2)}}
     saved = {"state_dict": {f"model.module.{k}": v for k, v in state.items()} | beside, "hyper_parameters": odd}
     torch.save(saved, tmp_path / "real.ckpt")
-    (tmp_path / "last.ckpt").symlink_to(tmp_path / "real.ckpt")
-    found = read_checkpoint(tmp_path / "last.ckpt").candidate(CARD)
+    found = read_checkpoint(tmp_path / "real.ckpt").candidate(CARD)
     assert all(torch.equal(tensor, state[name]) for name, tensor in found.module.state_dict().items())
+
+
+def test_a_link_that_the_user_names_is_followed_and_one_in_a_folder_is_not(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save({"state_dict": state, "hyper_parameters": HEAD}, tmp_path / "real.ckpt")
+    (tmp_path / "last.ckpt").symlink_to(tmp_path / "real.ckpt")
+    found, plain = (open_model(str(tmp_path / name))[0] for name in ("last.ckpt", "real.ckpt"))
+    assert (found.id, found.identity) == (plain.id, plain.identity)
+    with pytest.raises(CheckpointError, match="is a link"):
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_the_id_depends_on_the_content(state: dict[str, Tensor], tmp_path: Path) -> None:

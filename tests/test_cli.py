@@ -265,10 +265,10 @@ def test_bad_input_to_the_other_commands_is_named(words: list[str], name: str) -
     [
         ("title: [", "cannot be read"),
         ("a: 1\na: 2", "given twice"),
-        ("a: &x 1\nb: *x", "aliases"),
-        ("a: !!python/object/apply:os.system [id]", "cannot be read"),
-        ("title: x", "architecture: Field required"),
-        ("[" * 5000, "cannot be read"),
+        ("a: &x 1\nb: *x", "aliases or tags"),
+        ("a: !!python/object/apply:os.system [id]", "aliases or tags"),
+        ("title: x", "dataset: Field required"),
+        ("[" * 5000, "in one another"),
         ("x" * 20000, "larger than"),
     ],
 )
@@ -353,7 +353,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path) -> None:
         "--batch-size",
         "2",
         "--limit",
-        "40",
+        "16",
         "--suite",
         "cvpr21-defense",
         "--output-dir",
@@ -361,7 +361,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     ]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.rglob("part-*"))) < 20 and time.monotonic() < deadline:
+    while len(list(tmp_path.rglob("part-*"))) < 10 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -369,10 +369,10 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     assert "the same command continues" in errors
     assert "Traceback" not in errors
     parts = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*.parquet")}
-    assert len(parts) >= 20
+    assert len(parts) >= 10
     subprocess.run(words, check=True, capture_output=True)
     assert all(path.stat().st_mtime_ns == modified for path, modified in parts.items()), (
         "a finished part was made again"
     )
     [record] = (json.loads(path.read_text()) for path in tmp_path.rglob("run.json"))
-    assert {cell["rows"] for cell in record["cells"]} == {40}
+    assert {cell["rows"] for cell in record["cells"]} == {16}

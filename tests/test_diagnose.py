@@ -256,7 +256,8 @@ def test_a_modality_that_silence_does_not_change_is_not_checked() -> None:
 
 @pytest.mark.parametrize(("claim", "evaluated", "expected"), [(95, 64, ""), (99, 64, "clean"), (95, 60, "incomplete")])
 def test_coverage_and_the_claim_are_compared(claim: float, evaluated: int, expected: str) -> None:
-    record = {"dataset": {"evaluated": evaluated, "size": 64}, "model": {"clean_accuracy": claim}}
+    claims = [{"split": "val", "clean": 1.0}, {"split": "test", "clean": claim}]
+    record = {"dataset": {"split": "test-64", "evaluated": evaluated, "size": 64}, "model": {"claims": claims}}
     found = gather(flags_of_record(record, sketch({"clean none": PGD})))
     assert [flag.name.split("-")[0] for flag in found if flag.state == "raised"] == [expected] * bool(expected)
     assert {flag.threshold for flag in found if flag.n} == {claim, COVERAGE}

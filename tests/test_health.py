@@ -164,10 +164,10 @@ def test_what_a_submission_claims_is_compared_with_what_is_found(tmp_path: Path,
     folder = tmp_path / "org--claimed"
     shutil.copytree(ROOT / "submissions" / "avbench--synthav-audio", folder)
     with (folder / "submission.yaml").open("a") as file:
-        file.write(f"clean_accuracy: {claim}\n")
+        file.write(f"claims: [{{suite: standard, clean: {claim}}}]\n")
     model, _ = find_candidate(str(folder))
     suite = find_suite(None, ("XA:linf:0.006",), ("fgsm",))
     run = evaluate(model, open_split("synthav", "test"), suite, options(tmp_path / "runs", limit=8), quiet=True)
     [flag] = [flag for flag in diagnose_run(run, model).flags if flag.name == "clean-accuracy-not-as-claimed"]
     assert (flag.state, flag.threshold) == (state, claim)
-    assert read_run(run).record.model.clean_accuracy == claim
+    assert [one.clean for one in read_run(run).record.model.claims] == [claim]

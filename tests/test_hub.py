@@ -28,7 +28,8 @@ from avbench.datasets.prepare import Gap, read_gaps
 from avbench.datasets.shards import folder
 from avbench.datasets.splits import open_split
 from avbench.errors import BadOption, CorruptShard, DataError, DatasetNotPrepared, DiskFull
-from avbench.hub import HubError, pull_dataset, push_dataset
+from avbench.hub.client import HubError
+from avbench.hub.datasets import pull_dataset, push_dataset
 
 REPO = "org/toy"
 CLIPS = 510  # three shards
@@ -45,12 +46,7 @@ TREE = {".gitattributes", "README.md", "card.yaml", "test/00000.parquet", "test/
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.chdir(tmp_path)
-    one = HubServer(tmp_path / "server")
-    for name, value in {"HF_ENDPOINT": one.url, "HF_TOKEN": one.token, "HF_HUB_DISABLE_XET": "1",
-                        "HF_HOME": str(tmp_path / "hf"), "no_proxy": "127.0.0.1"}.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
+    one = HubServer.serving(tmp_path, monkeypatch)
     write_card()
     publisher(monkeypatch)
     prepare_toy()
@@ -305,7 +301,7 @@ def test_only_commits_are_pulled(hub: HubServer, revision: str) -> None:
 
 
 def test_what_is_not_there_is_named(hub: HubServer, visit: Callable[[str], None]) -> None:
-    with pytest.raises(HubError, match="answers 404 for org/toy: there is no such dataset"):
+    with pytest.raises(HubError, match="answers 404 for org/toy: there is no such repository"):
         pull_dataset("toy", REPO, "0" * 40)
     push_dataset("toy", REPO)
     with pytest.raises(HubError, match="no such commit"):

@@ -25,14 +25,14 @@ PACKAGE = ROOT / "avbench"
 # Each layer imports only from those before it; modules in one layer are independent of each other.
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance", "progress",
-    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "store", "cells", "figures", "geometry",
-    "run_progress", "checkpoint", "convert", "hub", "submission", "crafting", "diagnose", "defenses", "summarize", "runner", "estimate", "analyze", "attack_clip", "tensors", "api",
+    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "adversarial", "bounded", "store", "cells", "figures", "geometry",
+    "run_progress", "checkpoint", "graph", "convert", "names", "form", "hub", "submission", "sandbox", "crafting", "diagnose", "defenses", "summarize", "runner", "verify", "counter", "estimate", "analyze", "attack_clip", "tensors", "api", "submit",
     "curve", "run_figures", "site", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.
 BANNED = {
-    "torch.load": {"checkpoint.py", "train.py"},  # with weights_only=True, which the test below checks
-    "yaml.load": {"submission.py"},  # with a SafeLoader that also refuses repeated keys
+    "torch.load": {"train.py"},  # of its own states, with weights_only=True, which the test below checks
+    "yaml.load": {"names.py"},  # with a BaseLoader, which makes nothing but text, lists and mappings
     **{
         name: set()
         for name in ("pickle.load", "pickle.loads", "torch.jit.load", "torch.export.load", "eval", "exec", "os.system")
@@ -166,6 +166,7 @@ def test_each_run_option_is_a_flag_and_the_other_way_round() -> None:
     from avbench.cli.runs import evaluate
 
     own = {"model", "dataset", "split", "suite", "threats", "attacks", "architecture", "arguments", "dry_run"}
+    own |= {"trust_remote_code", "sandbox"}
     flags = {parameter.name: parameter for parameter in evaluate.params}
     fields = {field.name: field for field in dataclasses.fields(RunOptions)}
     assert set(flags) - own == set(fields)

@@ -37,7 +37,7 @@ def _zoo(monkeypatch: pytest.MonkeyPatch) -> None:
             raise SubmissionError(f"no submission is called {name}")
         return candidate(ZOO[name], name), CARD
 
-    monkeypatch.setattr("avbench.crafting.find_candidate", find)
+    monkeypatch.setattr("avbench.crafting.open_model", find)
 
 
 def run_of(folder: Path, model: nn.Module, attack: str, threats: tuple[str, ...] = THREATS, limit: int = 40) -> Run:
@@ -148,7 +148,7 @@ def test_the_attacked_model_is_refused_among_its_own_surrogates(tmp_path: Path) 
 @pytest.mark.parametrize("change", [{"name": "other"}, {"samples": 25}, {"classes": ("a", "b", "c")}], ids=str)
 def test_a_surrogate_for_other_data_is_refused(tmp_path: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     other = CARD.model_copy(update=change)
-    monkeypatch.setattr("avbench.crafting.find_candidate", lambda name: (candidate(Wavy(5), name), other))
+    monkeypatch.setattr("avbench.crafting.open_model", lambda name: (candidate(Wavy(5), name), other))
     with pytest.raises(BadOption, match=r"is for .*, whose clips or classes are not those of toy"):
         run_of(tmp_path, Wavy(), "transfer:attack=fgsm,surrogates=org--one")
 

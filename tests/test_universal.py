@@ -263,7 +263,7 @@ def test_a_surrogates_perturbation_can_be_transferred(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = candidate(Wavy(5), "org--one")
-    monkeypatch.setattr("avbench.crafting.find_candidate", lambda name: (other, splits_of().card))
+    monkeypatch.setattr("avbench.crafting.open_model", lambda name: (other, splits_of().card))
     text = "transfer:attack=universal/epochs=2,surrogates=org--one"
     suite = find_suite(None, ("XA:linf:0.05@transfer",), (text,))
     run = Run(candidate(Wavy()), splits_of(), suite, RunOptions(output_dir=tmp_path, batch_size=24))

@@ -30,9 +30,10 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Workers[Job, object]]:
+    others = children(os.getpid())  # of tests before
     with Workers(act, 1.5, 2) as made:
         yield made
-        pids = children(os.getpid()) - {_tracker()}
+        pids = children(os.getpid()) - others - {_tracker()}
     assert not any(map(alive, pids)), "stopping leaves no process"
 
 

@@ -15,7 +15,10 @@ from avbench.cli.data import data
 from avbench.cli.diagnose import diagnose
 from avbench.cli.figures import figures
 from avbench.cli.look import compare, env, listing, score, show
+from avbench.cli.pack import pack
 from avbench.cli.runs import evaluate, train
+from avbench.cli.submit import submit
+from avbench.cli.verify import verify
 from avbench.errors import AvbenchError
 
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
@@ -46,6 +49,7 @@ def main() -> None:
 
 COMMANDS = (
     evaluate, train, score, diagnose, analyze, figures, attack, show, compare, listing, env, data, leaderboard, convert,
+    pack, verify, submit,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
+
+from avbench.cli.models import model_options
 
 
 @click.command()
@@ -14,7 +17,7 @@ import rich_click as click
 @click.option("--attack", "attack_text", default="pgd", show_default=True, metavar="ATTACK", help="As in evaluate.")
 @click.option("--threat", default="standard/XAV", show_default=True, metavar="THREAT", help="As in evaluate; one only.")
 @click.option("--label", help="True class of a file; by default what the model answers.")
-@click.option("--dataset", help="Dataset of a MODEL that does not say.")
+@model_options
 @click.option("--seed", default=0, show_default=True, help="Of the attack.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="By default runs/attack/<model>/<clip>.")
@@ -24,7 +27,7 @@ def attack(
     attack_text: str,
     threat: str,
     label: str | None,
-    dataset: str | None,
+    how: dict[str, Any],
     seed: int,
     device: str,
     output_dir: Path | None,
@@ -39,13 +42,13 @@ def attack(
     from avbench.attack_clip import attack_clip, find_clip
     from avbench.attacks import parse_attack
     from avbench.errors import BadOption
-    from avbench.submission import find_candidate
+    from avbench.sandbox import open_model
     from avbench.threats import find_threats
 
     threats = list(find_threats(threat))
     if len(threats) != 1:
         raise BadOption(f"one clip is attacked under one threat; {threat} names {len(threats)}: try {threat}/XAV")
-    candidate, card = find_candidate(model, dataset)
+    candidate, card = open_model(model, **how)
     sample = find_clip(clip, card, label)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", sample.id)
     folder = output_dir or Path("runs") / "attack" / candidate.id / name

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+
+from avbench.cli.models import model_options
 
 if TYPE_CHECKING:
     from avbench.diagnose import Flag
@@ -16,13 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", metavar="RUN|MODEL")
 @click.option("--model", help="The model of RUN, if it is not a submission of the same name.")
-@click.option("--dataset", help="Dataset of MODEL; as for `avbench evaluate`.")
+@model_options
 @click.option("--split", default="test", show_default=True, help="Split of the dataset of MODEL.")
 @click.option("--threat", default="standard", show_default=True, help="Preset or threat model to probe MODEL under.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diagnose(
-    target: str, model: str | None, dataset: str | None, split: str, threat: str, device: str, as_json: bool
+    target: str, model: str | None, how: dict[str, Any], split: str, threat: str, device: str, as_json: bool
 ) -> None:
     """Look for signs that RUN, or any run of MODEL, shows more robustness than there is.
 
@@ -32,13 +34,13 @@ def diagnose(
     from avbench.datasets.splits import open_split
     from avbench.diagnose.runs import diagnose_model, diagnose_run
     from avbench.progress import working
-    from avbench.submission import find_candidate
+    from avbench.sandbox import open_model
     from avbench.threats import find_threats
 
     run = Path(target)
     flags: Sequence[Flag]
     if (run / "run.json").is_file():
-        given = find_candidate(model)[0] if model else None
+        given = open_model(model, **how)[0] if model else None
         with working("looking for health flags", as_json):
             health = diagnose_run(run, given, device=device)
         flags = health.flags
@@ -48,7 +50,7 @@ def diagnose(
                 err=True,
             )
     else:
-        candidate, card = find_candidate(target, dataset)
+        candidate, card = open_model(target, **how)
         opened = open_split(card.name, split)
         with working("looking for health flags", as_json):
             flags = diagnose_model(candidate, opened, list(find_threats(threat)), device=device)

@@ -14,7 +14,7 @@ def push(name: str, repo: str, splits: tuple[str, ...]) -> None:
 
     Log in first: `hf auth login`.
     """
-    from avbench.hub import push_dataset
+    from avbench.hub.datasets import push_dataset
 
     commit = push_dataset(name, repo, splits)
     click.echo(f"{name} is published; get it by: avbench data pull {name} --repo {repo} --revision {commit}")
@@ -33,7 +33,7 @@ def pull(name: str, repo: str | None, revision: str | None, splits: tuple[str, .
     from avbench.datasets.cards import read_card
     from avbench.datasets.prepare import read_gaps
     from avbench.errors import BadOption
-    from avbench.hub import pull_dataset
+    from avbench.hub.datasets import pull_dataset
 
     card = read_card(name)
     if repo is None and card.hub is not None:

@@ -59,7 +59,7 @@ def _datasets() -> dict[str, str]:
 def _models() -> dict[str, str]:
     from avbench import files
     from avbench.errors import SubmissionError
-    from avbench.submission import read_submission
+    from avbench.form import read_submission
 
     folders = sorted((files.root() / "submissions").glob("*--*"))
     found = {}
@@ -120,6 +120,7 @@ def show(run: Path) -> None:
         return
     print_run(run, api.score(run))
     print_health(run)
+    click.echo(f"result:          {store.result_id(record)}")
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from avbench.cli.models import model_options
 from avbench.errors import BadOption
 from avbench.options import RunOptions
 
@@ -53,7 +54,6 @@ def _kind(field: dataclasses.Field[Any]) -> Any:
 
 @click.command()
 @click.argument("model")
-@click.option("--dataset", help="Dataset; by default the submission's, else the one the file names, else synthav.")
 @click.option("--split", default="test", show_default=True, help="Split, or the first of it: test-200.")
 @click.option("--suite", help="Protocol, such as cvpr21-attack or cvpr21-attack@1 (the default).")
 @click.option(
@@ -62,37 +62,33 @@ def _kind(field: dataclasses.Field[Any]) -> Any:
 @click.option(
     "--attack", "attacks", multiple=True, metavar="ATTACK", help="pgd or pgd:steps=20,restarts=5; repeatable."
 )
-@click.option("--architecture", help="Architecture of a weights file that does not say.")
-@click.option(
-    "--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Argument of the architecture; repeatable."
-)
+@model_options
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print cells, passes and an estimate of the time, and stop.")
 def evaluate(
     model: str,
-    dataset: str | None,
+    how: dict[str, Any],
     split: str,
     suite: str | None,
     threats: tuple[str, ...],
     attacks: tuple[str, ...],
-    architecture: str | None,
-    arguments: tuple[str, ...],
     dry_run: bool,
     **options: Any,
 ) -> None:
     """Attack MODEL and write one row per sample and attack.
 
-    MODEL is a submission (its folder or its id), a .safetensors file, or a .ckpt, .pt or .pth state dict. The same
-    command again continues a run that was stopped.
+    MODEL is a submission (its folder or its id), a .safetensors file, a .ckpt, .pt or .pth state dict, or with
+    --trust-remote-code FILE.py:Factory, where Factory(classes, spec) makes a torch module. The same command again
+    continues a run that was stopped.
     """
     run_with = RunOptions(**options)
 
     from avbench.datasets.splits import open_split
-    from avbench.submission import find_candidate
+    from avbench.sandbox import open_model
     from avbench.suites import find_suite
 
     chosen = find_suite(suite, threats, attacks)
-    candidate, card = find_candidate(model, dataset, architecture, parse_arguments(arguments))
+    candidate, card = open_model(model, **how)
 
     from avbench import api, store, summarize
     from avbench.cli.diagnose import print_health
@@ -116,26 +112,6 @@ def evaluate(
     if rows.multilabel:
         store.publish_table(folder / "classes.parquet", per_class(rows))
         click.echo(f"classes:         {folder / 'classes.parquet'}")
-
-
-def parse_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Read NAME=VALUE pairs; a value is a whole number, a number, true, false or text.
-
-    Raises:
-        BadOption: if a pair has no `=`.
-    """
-    import yaml
-
-    found = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals):
-            raise BadOption(f"--arg takes NAME=VALUE, not {pair!r}")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadOption(f"--arg {name}: {value!r} is not a value; quote text that holds special signs") from None
-    return found
 
 
 def _print_estimate(run: Run) -> None:

@@ -41,17 +41,19 @@ def share(name: FlagName, where: Where, hits: int, n: int, threshold: float = PO
 
 
 def flags_of_record(record: Mapping[str, Any], rows: Rows) -> Iterator[Flag]:
-    """Check coverage, and the clean accuracy that the submission claims, if it claims one."""
+    """Check coverage, and the clean accuracy that the submission claims on the split, if it claims one."""
     data = record["dataset"]
     covered = 100 * data["evaluated"] / data["size"]
     yield Flag(
         name="incomplete-coverage", where="both", state="raised" if covered < COVERAGE else "passed",
         value=covered, threshold=COVERAGE, n=data["size"],
     )  # fmt: skip
-    claim = record["model"].get("clean_accuracy")
-    if claim is not None and not rows.multilabel:
+    splits = (data["split"], data["split"].rpartition("-")[0])  # `test-200` is a fair draw of `test`
+    claims = [claim["clean"] for claim in record["model"].get("claims", ()) if claim["split"] in splits]
+    if claims and not rows.multilabel:
         right = read(rows).clean
         low, high = wilson(int(right.sum()), len(right))
+        claim = max(claims, key=lambda one: abs(one - 100 * float(right.mean())))
         state: State = "passed" if 100 * low <= claim <= 100 * high else "raised"
         yield Flag(
             name="clean-accuracy-not-as-claimed", where="both", state=state,

@@ -19,7 +19,7 @@ from avbench.errors import AvbenchError, IncompleteRun, ProtocolMismatch
 from avbench.metrics import Rows
 from avbench.oracle import Victim
 from avbench.rng import seeded
-from avbench.submission import find_candidate
+from avbench.sandbox import open_model
 from avbench.threats import ThreatModel, parse_threat
 
 
@@ -75,13 +75,14 @@ def diagnose_run(
         thresholds=THRESHOLDS, run=record["run"], rows_sha256=record["rows_sha256"], probed=probed, flags=gather(flags)
     )
     health.write(run)
+    store.publish_seal(run)
     return health
 
 
 def _submitted(record: dict[str, Any]) -> Candidate | None:
     """Find the submission that a run is of; None if it is not here or has changed."""
     try:
-        candidate, _ = find_candidate(record["model"]["id"], record["dataset"]["name"])
+        candidate, _ = open_model(record["model"]["id"], record["dataset"]["name"])
     except AvbenchError:
         return None
     same = all(record["model"][key] == value for key, value in candidate.identity.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
@@ -29,14 +30,15 @@ class LogMel(nn.Module):
         super().__init__()
         if spec.samples < MELS:
             raise ValueError(f"a log-mel spectrogram needs at least {MELS} samples a clip, not {spec.samples}")
-        self.mel = MelSpectrogram(
-            spec.sample_rate,
-            n_fft=2 ** math.ceil(math.log2(0.03 * spec.sample_rate)),
-            hop_length=max(1, min(spec.sample_rate // 100, spec.samples // MELS)),
-            n_mels=MELS,
-            pad_mode="constant",  # unlike reflection, for clips of any length and deterministic on CUDA
-            normalized="window",  # white noise of variance 1 has power 1 in every bin, whatever the sample rate
-        )
+        with torch.device("cpu"):  # torchaudio looks at its table, also where a model is built for its shapes alone
+            self.mel = MelSpectrogram(
+                spec.sample_rate,
+                n_fft=2 ** math.ceil(math.log2(0.03 * spec.sample_rate)),
+                hop_length=max(1, min(spec.sample_rate // 100, spec.samples // MELS)),
+                n_mels=MELS,
+                pad_mode="constant",  # unlike reflection, for clips of any length and deterministic on CUDA
+                normalized="window",  # white noise of variance 1 has power 1 in every bin, whatever the sample rate
+            )
 
     def forward(self, audio: Tensor) -> Tensor:
         """(batch, samples) in [-1, 1] to (batch, 64 bands, steps)."""

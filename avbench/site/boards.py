@@ -10,13 +10,14 @@ from functools import cached_property
 import pandas as pd
 
 from avbench import files
+from avbench.counter import best_known_avg
 from avbench.datasets.cards import Card, read_card
 from avbench.diagnose import COVERAGE
 from avbench.errors import BadOption, DataError, UnknownName
 from avbench.metrics import CLEAN, NONE, WORST_CASE, Rows
 from avbench.metrics.outcomes import TRIPLE
 from avbench.site.figures import Figure, accuracies, means
-from avbench.site.records import Record, Run
+from avbench.site.records import Record, Run, visible
 from avbench.site.tables import Cell, Column, Row, Table, number
 from avbench.summarize import rank, score
 from avbench.threats import ThreatModel, parse_threat
@@ -66,6 +67,11 @@ class Board:
         """Tell whether XA, XV and XAV name one threat each, so that headings need no radius."""
         return len({threat.label for threat in self.threats.values()}) == len(self.threats)
 
+    @cached_property
+    def countered(self) -> bool:
+        """Tell whether third parties have broken more of a run than the suite did."""
+        return any(scored.run.counters for scored in self.runs)
+
     @property
     def multilabel(self) -> bool:
         """Tell whether its clips have several labels; such a board does not rank."""
@@ -81,10 +87,15 @@ class Board:
         """The board's table, ranked rows first."""
         heads = {text: threat.label if self.short else text for text, threat in self.threats.items()}
         figures = (means if self.multilabel else accuracies)(heads, self.record.attacks)
+        best = [
+            Column("Best known", help="Avg if the counter attacks of third parties count too, %"),
+            Column("Broken by", "text", "who made them"),
+        ] if self.countered else []  # fmt: skip
         columns = [
             Column("Rank", "rank", "place by worst-case Avg; runs of one tie group do not differ significantly"),
             Column("Model", "link"),
             *(figure.column for figure in figures),
+            *best,
             Column("n", digits=0, help="samples evaluated"),
             Column("Coverage", help="share of the fixed split that could be had and was evaluated, %"),
             Column("Date", "text"),
@@ -99,12 +110,20 @@ class Board:
             place,
             [record.model.title, f"../../models/{record.model.id}.html"],
             *map(scored.cell, figures),
+            *(_best_known(scored.run) if self.countered else ()),
             record.dataset.evaluated,
             100 * record.dataset.coverage,
             record.provenance.date,
             why_unranked(scored.run) or ("ranked" if place else "not ranked"),
         ]
         return Row(cells, "ranked" if place else "partial")
+
+
+def _best_known(run: Run) -> list[Cell]:
+    """Cells of the figure that holds after all counter attacks, and of their authors."""
+    names = dict.fromkeys(visible(counter.record.credit.name) for counter in run.counters)
+    value = best_known_avg(_rows(run), run.counters)
+    return [None if value is None else number(value), ", ".join(names) or None]
 
 
 def why_unranked(run: Run) -> str:

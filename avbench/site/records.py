@@ -14,8 +14,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from rich.console import Console
 
 from avbench import files, store
+from avbench.counter import Counter, counter_folders, read_counter
 from avbench.diagnose import Health, read_health, read_review
-from avbench.errors import DataError
+from avbench.errors import DataError, StaleCounter
+from avbench.form import Claim
 
 LARGEST = 4_000_000  # bytes of a run.json
 
@@ -57,7 +59,7 @@ class ModelRecord(_Record):
     training_data: Line = ""
     defense: Line = ""
     reference: Line = ""  # its role on the board, if it has one
-    clean_accuracy: Annotated[float, Field(ge=0, le=100)] | None = None  # claimed, %
+    claims: tuple[Claim, ...] = ()
     description: Annotated[Line, StringConstraints(max_length=5000)] = ""
 
     @property
@@ -169,6 +171,17 @@ class Run:
     def health(self) -> Health | None:
         """Its flags, or None if nobody looked for them."""
         return read_health(self.folder, self.record.run, self.record.rows_sha256)
+
+    @cached_property
+    def counters(self) -> list[Counter]:
+        """Counter attacks that were accepted for it; those for rows that it had before are left out."""
+        found = []
+        for folder in counter_folders(self.folder):
+            try:
+                found.append(read_counter(folder, self.record.model_dump()))
+            except StaleCounter as error:
+                Console(stderr=True).print(f"left out: {error}", markup=False)
+        return found
 
     @cached_property
     def review(self) -> str:

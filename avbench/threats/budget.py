@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from avbench.errors import BadBudget
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from avbench.rng import Rng
@@ -47,6 +49,10 @@ class Budget(ABC):
     @abstractmethod
     def ball(self, clean: Tensor, box: Box) -> Ball:
         """Return the legal clips around clean ones, (batch, ...) float32."""
+
+    @abstractmethod
+    def length(self, change: NDArray[np.int64]) -> int:
+        """Length in this norm of the absolute change of one clip, exact, in the same units, rounded up to a whole."""
 
     def __str__(self) -> str:
         return f"{self.norm}:{self.radius!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,6 +10,8 @@ from avbench.threats import BUDGETS
 from avbench.threats.budget import Ball, Budget
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from avbench.rng import Rng
@@ -27,6 +30,11 @@ class L2(Budget):
     def ball(self, clean: Tensor, box: Box) -> L2Ball:
         """Return the legal clips around clean ones."""
         return L2Ball(self, clean, box)
+
+    def length(self, change: NDArray[np.int64]) -> int:
+        """Root of the sum of squares; the sum is exact, since Python's integers have no end."""
+        total = sum(one * one for one in change.ravel().tolist())
+        return math.isqrt(total - 1) + 1 if total else 0
 
 
 class L2Ball(Ball):

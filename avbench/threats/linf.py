@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 from avbench.errors import BadBudget
@@ -11,6 +12,8 @@ from avbench.threats import BUDGETS
 from avbench.threats.budget import Ball, Budget
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from avbench.rng import Rng
@@ -41,6 +44,10 @@ class Linf(Budget):
         """Return the legal clips around clean ones."""
         return LinfBall(self, clean, box)
 
+    def length(self, change: NDArray[np.int64]) -> int:
+        """Largest change."""
+        return int(change.max())
+
 
 @BUDGETS.register("linf-normalized")
 @dataclass(frozen=True)
@@ -59,6 +66,11 @@ class LinfNormalized(Linf):
     def units(self, clean: Tensor) -> Tensor:
         """Return standard deviation of each channel."""
         return clean.new_tensor(IMAGENET_STD).double().view(3, 1, 1)
+
+    def length(self, change: NDArray[np.int64]) -> int:
+        """Largest change of any channel over its standard deviation."""
+        largest: list[int] = change.max(axis=(0, 2, 3)).tolist()  # of (frames, channels, height, width)
+        return max(math.ceil(one / Fraction(std)) for one, std in zip(largest, IMAGENET_STD, strict=True))
 
 
 class LinfBall(Ball):

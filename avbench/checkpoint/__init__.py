@@ -1,29 +1,27 @@
-"""Untrusted weights in, a checked nn.Module out; nothing is unpickled beyond torch.load(weights_only=True)."""
+"""Untrusted weights in, a checked nn.Module out; nothing is ever unpickled."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import pickle
-import stat
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from avbench import files
+from avbench.checkpoint.pickled import plain, read_pickled
+from avbench.checkpoint.safetensor import read_safetensors
+from avbench.checkpoint.source import Source
+from avbench.checkpoint.strict_json import parse
 from avbench.datasets.cards import Card
-from avbench.errors import ArchitectureMismatch, CheckpointError, NonFiniteWeights, UnsafeCheckpoint
+from avbench.errors import ArchitectureMismatch, CheckpointError, NonFiniteWeights
 from avbench.models import ARCHITECTURES, build
 
-LARGEST_FILE = 8 * 2**30  # bytes
 HEADER = "avbench"  # key of our JSON in a safetensors header
 _PICKLED = (".ckpt", ".pt", ".pth")
+_VALUES = (str, bool, int, float)
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,12 @@ class Checkpoint:
                 f"{self.path} does not say what architecture it is; add --architecture "
                 f"({', '.join(ARCHITECTURES.names())}) and its --arg NAME=VALUE"
             )
+        what = f"{self.path} as {architecture} for {card.name}"
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn and then replaced
+            with torch.device("meta"):  # no memory before it is known that the file fills it
+                _fitting(self.state, build(architecture, len(card.classes), card.spec, arguments), what)
             module = build(architecture, len(card.classes), card.spec, arguments)
-        load_state(module, self.state, f"{self.path} as {architecture} for {card.name}")
+        load_state(module, self.state, what)
         name = "".join(c if c.isascii() and c.isalnum() else "-" for c in self.path.stem.lower()).strip("-")
         return Candidate(
             f"{name[:60].strip('-') or 'model'}-{self.sha256[:8]}", module, architecture, arguments, self.sha256
@@ -90,21 +91,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: if the file is missing, truncated, corrupt, too large or of another format.
         UnsafeCheckpoint: if it holds a pickle that would run code; it is not run.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise CheckpointError(f"no model at {path}; give a submission folder or a weights file") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path} is not a regular file")
-    if not 0 < status.st_size <= LARGEST_FILE:
-        raise CheckpointError(f"{path} has {status.st_size} bytes; a checkpoint has 1 to {LARGEST_FILE}")
-    if path.suffix == ".safetensors":
-        state, header = _read_safetensors(path)
-    elif path.suffix in _PICKLED:
-        state, header = _read_pickled(path)
-    else:
-        raise CheckpointError(f"{path} is not one of .safetensors, {', '.join(_PICKLED)}; other formats are refused")
-    return Checkpoint(path, state, files.sha256_file(path), header)
+    with Source(path) as source:
+        if path.suffix not in (".safetensors", *_PICKLED):
+            formats = ", ".join((".safetensors", *_PICKLED))
+            raise CheckpointError(f"{path} is not one of {formats}; other formats are refused")
+        if path.suffix == ".safetensors":
+            state, metadata = read_safetensors(source)
+            header = parse(metadata.get(HEADER, "{}").encode(), f"what {path} says of its model")
+        else:
+            state, header = read_pickled(source)
+        return Checkpoint(path, state, source.sha256(), _as_header(header))
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -114,6 +110,15 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
         ArchitectureMismatch: listing missing, unexpected and misshapen weights.
         NonFiniteWeights: naming the first NaN or infinite weight.
     """
+    wanted = module.state_dict()
+    fitting = _fitting(state, module, what)
+    module.load_state_dict(
+        {name: _as_weight(tensor, wanted[name], f"{what}: {name}") for name, tensor in fitting.items()}
+    )
+
+
+def _fitting(state: Mapping[str, Tensor], module: nn.Module, what: str) -> dict[str, Tensor]:
+    """Choose the weights of a module by its names, and compare every name and shape."""
     wanted = module.state_dict()
     state = _without_prefix(state, set(wanted))
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
@@ -126,14 +131,10 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
         lists = (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
         parts = [f"{name} ({len(keys)}): {_shorten(keys)}" for name, keys in lists if keys]
         raise ArchitectureMismatch(f"{what} does not fit; " + "; ".join(parts))
-    module.load_state_dict(
-        {name: _as_weight(tensor, wanted[name], f"{what}: {name}") for name, tensor in state.items()}
-    )
+    return dict(state)
 
 
 def _as_weight(tensor: Tensor, wanted: Tensor, what: str) -> Tensor:
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise CheckpointError(f"{what} is a sparse, meta or quantized tensor; save plain weights")
     same = tensor.is_floating_point() == wanted.is_floating_point() and not tensor.is_complex()
     if not same:
         raise ArchitectureMismatch(f"{what} is {tensor.dtype}, must be like {wanted.dtype}")
@@ -152,62 +153,14 @@ def state_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(metadata.get(HEADER, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error})") from error
-    return state, _as_header(header)
-
-
-def _read_pickled(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    _check_zip(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0][:200]
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise UnsafeCheckpoint(
-                f"{path} asks for more than weights on loading, so it was not loaded ({reason}); "
-                "save the state_dict alone, best as .safetensors"
-            ) from error
-        raise CheckpointError(f"{path} is truncated or not a PyTorch checkpoint ({reason})") from error
-    except Exception as error:  # a damaged file makes torch.load raise nearly anything
-        raise CheckpointError(f"{path} is truncated or not a PyTorch checkpoint ({error})") from error
-    header: Mapping[str, Any] = {}
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        header = _as_header(content.get("hyper_parameters", {}))
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors)")
-    return {str(name): tensor for name, tensor in content.items()}, header
-
-
-def _check_zip(path: Path) -> None:
-    # torch.save stores members uncompressed; a compressed or repeated member is a bomb or a disguise.
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path} is a damaged zip archive ({error})") from error
-    names = [member.filename for member in members]
-    if len(set(names)) != len(names) or any(m.compress_type != zipfile.ZIP_STORED for m in members):
-        raise UnsafeCheckpoint(f"{path} holds compressed or repeated members, which torch.save never writes")
-
-
 def _as_header(data: Any) -> Mapping[str, Any]:
     """Accept only what names a model; a checkpoint may carry anything else, which is ignored."""
     if not isinstance(data, Mapping):
         return {}
     found: dict[str, Any] = {key: data[key] for key in ("architecture", "dataset") if isinstance(data.get(key), str)}
-    if isinstance(arguments := data.get("arguments"), Mapping):
-        plain = (str, bool, int, float)
-        found["arguments"] = {k: v for k, v in arguments.items() if isinstance(k, str) and isinstance(v, plain)}
+    given = data.get("arguments")
+    if isinstance(arguments := given if isinstance(given, Mapping) else plain(given), Mapping):
+        found["arguments"] = {name: value for name, value in arguments.items() if isinstance(value, _VALUES)}
     return found
 
 

@@ -1,18 +1,13 @@
-"""The one place that speaks to the Hugging Face Hub: publish prepared splits, and get them at a pinned commit."""
+"""Prepared splits on the Hub: publish them, and get them at a pinned commit."""
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
 
 from avbench import __version__, files
 from avbench.datasets.cards import Card, card_folder, read_card
@@ -27,23 +22,11 @@ from avbench.datasets.foreign import (
 )
 from avbench.datasets.prepare import Prepared, alone, read_gaps
 from avbench.datasets.shards import GAPS, LOCK, folder
-from avbench.errors import AvbenchError, BadOption, DataError, DiskFull
+from avbench.errors import BadOption, DataError
+from avbench.hub.client import HubError, api, commit, license_word, login, talking
 from avbench.progress import track
 
 _OURS = re.compile(r"[^/]+/([0-9]{5}\.parquet|lock\.csv|gaps\.csv)")  # what `push_dataset` puts into a repository
-_LICENSES = {
-    "mit",
-    "apache-2.0",
-    "cc0-1.0",
-    "cc-by-3.0",
-    "cc-by-4.0",
-    "cc-by-sa-3.0",
-    "cc-by-sa-4.0",
-}  # the Hub's words
-
-
-class HubError(AvbenchError):
-    """The Hub cannot be reached, or does not do what it was asked for."""
 
 
 def push_dataset(name: str, repo: str, splits: Sequence[str] | None = None) -> str:
@@ -68,10 +51,7 @@ def push_dataset(name: str, repo: str, splits: Sequence[str] | None = None) -> s
             f"{name} is not pushed: its card says `media: {card.media}`, so its clips may not be passed on; let others "
             f"run `avbench data prepare {name}` (and only if the license allows it, change the card to `media: full`)"
         )
-    with _talking(repo):
-        token = get_token()
-    if token is None:
-        raise HubError(f"nobody is logged in to the Hub; run `hf auth login` with a token that may write to {repo}")
+    token = login(repo)
     prepared = {split: _read_prepared(card, split) for split in chosen}
     contents: dict[str, bytes | Path] = {
         "README.md": _readme(card, repo, prepared).encode(),
@@ -80,25 +60,8 @@ def push_dataset(name: str, repo: str, splits: Sequence[str] | None = None) -> s
     for split, made in prepared.items():
         contents |= {str(path): folder(name) / path for path in shard_paths(card, split)}
         contents |= {f"{split}/{LOCK}": made.lock.text.encode(), f"{split}/{GAPS}": gaps_text(made.gaps).encode()}
-    with _talking(repo):
-        return _commit(repo, token, contents, f"{name}: {', '.join(chosen)} (avbench {__version__})")
-
-
-def _commit(repo: str, token: str, contents: Mapping[str, bytes | Path], message: str) -> str:
-    """Make one commit of all files, without the shards and tables that an earlier one left behind."""
-    api = _api(token)
-    api.create_repo(repo, repo_type="dataset", exist_ok=True)
-    head = api.dataset_info(repo)
-    held = {one.rfilename for one in head.siblings or ()}
-    commit = api.create_commit(
-        repo,
-        [CommitOperationAdd(path, data) for path, data in contents.items()]
-        + [CommitOperationDelete(path) for path in sorted(held - contents.keys()) if _OURS.fullmatch(path)],
-        commit_message=message,
-        repo_type="dataset",
-        parent_commit=head.sha,
-    )
-    return commit.oid
+    message = f"{name}: {', '.join(chosen)} (avbench {__version__})"
+    return commit(repo, "dataset", token, contents, message, _OURS)
 
 
 def pull_dataset(name: str, repo: str, revision: str, splits: Sequence[str] | None = None) -> None:
@@ -117,8 +80,8 @@ def pull_dataset(name: str, repo: str, revision: str, splits: Sequence[str] | No
     if not re.fullmatch("[0-9a-f]{40}", revision):
         raise BadOption(f"{revision!r} is no commit: give its 40 hexadecimal digits, since branches and tags can move")
     fixed = {split: fixed_rows(card, split) for split in chosen}
-    with _talking(repo):
-        info = _api().dataset_info(repo, revision=revision, files_metadata=True)
+    with talking(repo):
+        info = api().dataset_info(repo, revision=revision, files_metadata=True)
     if info.sha != revision:
         raise HubError(f"{repo} has no commit {revision}: the Hub answers with {info.sha}")
     sizes = {one.rfilename: one.size for one in info.siblings or ()}
@@ -157,11 +120,10 @@ def _read_prepared(card: Card, split: str) -> Prepared:
 
 def _readme(card: Card, repo: str, prepared: Mapping[str, Prepared]) -> str:
     """Write the dataset card that the Hub shows, and from which `datasets.load_dataset` learns of the splits."""
-    license_ = card.license.lower().replace(" ", "-")
     splits = [{"split": re.sub(r"\W", "_", split), "path": f"{split}/*.parquet"} for split in prepared]
     head = {
         "pretty_name": card.title,
-        "license": license_ if license_ in _LICENSES else "other",
+        "license": license_word(card.license),
         "task_categories": ["audio-classification", "video-classification"],
         "tags": ["avbench", "audio-visual", "adversarial-robustness"],
         "configs": [{"config_name": "default", "data_files": splits}],
@@ -173,7 +135,7 @@ def _readme(card: Card, repo: str, prepared: Mapping[str, Prepared]) -> str:
     ]
     return (
         Path(__file__)
-        .with_name("hub_dataset.md")
+        .with_name("dataset.md")
         .read_text(encoding="utf-8")
         .format(
             head=yaml.safe_dump(head, sort_keys=False, allow_unicode=True),
@@ -187,52 +149,8 @@ def _readme(card: Card, repo: str, prepared: Mapping[str, Prepared]) -> str:
     )
 
 
-# -- the Hub
-
-
-def _api(token: str | None = None) -> HfApi:
-    return HfApi(os.environ.get("HF_ENDPOINT"), token=token, library_name="avbench", library_version=__version__)
-
-
 def _download(repo: str, revision: str, to: Path, paths: Sequence[str]) -> None:
-    with _talking(repo):
-        _api().snapshot_download(repo, repo_type="dataset", revision=revision, local_dir=to, allow_patterns=list(paths))
+    with talking(repo):
+        api().snapshot_download(repo, repo_type="dataset", revision=revision, local_dir=to, allow_patterns=list(paths))
     if missing := [path for path in paths if not (to / path).is_file()]:
         raise HubError(f"{missing[0]} of {repo} could not be had; repeat the command")
-
-
-@contextmanager
-def _talking(repo: str) -> Iterator[None]:
-    """Give whatever huggingface_hub raises a name, and say what to do."""
-    try:
-        if "/" not in repo:
-            raise HFValidationError(f"{repo!r} names no organization or user")
-        yield
-    except HFValidationError as error:
-        raise BadOption(f"give the repository as ORG/NAME: {error}") from error
-    except Exception as error:  # it also lets through RuntimeError, ValueError, OSError and errors of its HTTP client
-        raise _named(error, repo) from error
-
-
-def _named(error: BaseException | None, repo: str) -> AvbenchError:
-    answer, said = None, f"{type(error).__name__}: {str(error)[:300]!r}"
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full or "os error 28" in str(error):  # as hf_xet says it
-            return DiskFull(f"no space left below {files.cache()}; free some and repeat the command: it continues")
-        if isinstance(error, RevisionNotFoundError):
-            return HubError(f"{repo} has no such commit; take its 40 digits from the repository's history on the Hub")
-        answer = error if isinstance(error, HfHubHTTPError) else answer
-        error = error.__cause__ or error.__context__
-    status = answer.response.status_code if answer else None
-    if status in (401, 403, 404):
-        return HubError(
-            f"the Hub answers {status} for {repo}: there is no such dataset repository, or this login may not do that; "
-            "see `hf auth whoami`, and run `hf auth login` with a token that may"
-        )
-    if status == 412:
-        return HubError(f"someone else changed {repo} at the same time, so nothing was published; repeat the command")
-    return HubError(
-        f"talking to the Hub about {repo} failed ({said}); check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and "
-        "repeat the command: it continues where it stopped"
-    )
