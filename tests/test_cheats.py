@@ -204,7 +204,7 @@ ROWS = sketch({"clean none": MANY, **{f"{threat} pgd": "1" * 16 + "0" * 32 + "."
         ({"suite": "quick", "clean": 75, "robust": 60}, "fail", "robust accuracy of 60 % is claimed, it is 25.0 %"),
         ({"suite": "standard", "clean": 75, "robust": 60}, "pass", "1 of robust accuracy under other suites not compared"),
         ({"suite": "standard", "clean": 99, "robust": 60}, "fail", "clean accuracy of 99 %"),
-        ({"suite": "quick", "clean": 99, "split": "val"}, "skip", "none is made on the split test"),
+        ({"suite": "quick", "clean": 99, "split": "val"}, "skip", "no claim is made on the split test"),
     ],
 )  # fmt: skip
 def test_a_claim_outside_of_the_interval_is_found_and_one_that_cannot_be_compared_is_said(

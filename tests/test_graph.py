@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -344,6 +347,42 @@ def test_the_command_packs_an_authors_own_file(tmp_path: Path) -> None:
         ("mine.py:none", "no attribute"),
         ("no.py:make", "No such file"),
     ):
-        result = CliRunner().invoke(main, ["pack", str(tmp_path / what), "--out", str(tmp_path / "out")])
+        result = CliRunner().invoke(
+            main, ["pack", str(tmp_path / what), "--dataset", "synthav", "--out", str(tmp_path / "out")]
+        )
         assert (result.exit_code, reason in result.output) == (2, True), result.output
     assert set(MODALITIES) == set(modalities_of(candidate.module))
+
+
+BRANCHING = """
+from torch import nn
+
+class Branching(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.last = nn.Linear(8, classes)
+
+    def forward(self, audio, video):
+        heard = audio[:, :8]
+        if heard.sum() > 0:
+            heard = heard + 1
+        return self.last(heard)
+
+def make(classes):
+    return Branching(classes)
+"""
+
+
+def test_an_author_reads_one_line_with_the_reason_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BRANCHING)
+    words = [sys.executable, "-m", "avbench", "pack", "mine.py:make", "--out", "packed"]
+    for more, named in (([], "BadOption: add --dataset"), (["--dataset", "avmnist"], "GraphError: ")):
+        done = subprocess.run(
+            [*words, *more], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith(named)
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert not (tmp_path / "packed").exists()
+    assert "mine.py:11: if heard.sum() > 0" in done.stderr

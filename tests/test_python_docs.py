@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    for page in ("README.md", "docs/python.md")
+    for page in ("README.md", "docs/python.md", "docs/submitting.md")
 }
 BLOCKS = [pytest.param(block, id=f"{page} {i}") for page, blocks in PAGES.items() for i, block in enumerate(blocks)]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import io
+import logging
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +68,22 @@ def _clips(shapes: Mapping[Any, tuple[int, ...]], batch: int) -> AVInput:
     return AVInput(*(torch.rand(batch, *shapes[m], generator=random) for m in MODALITIES))
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch's own long story of a failed trace from the error that tells it in a line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _export(model: nn.Module, clips: AVInput) -> Translation:
     """Trace a model with a batch of any size, without operations that change tensors in place."""
     try:
-        with _traceable(), warnings.catch_warnings():
+        with _traceable(), warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")  # of torch to itself
             dynamic = tuple({0: Dim.DYNAMIC} for _ in clips)
             program = torch.export.export(model, tuple(clips), dynamic_shapes=dynamic, strict=False)

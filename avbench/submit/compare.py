@@ -38,7 +38,7 @@ def claims(rows: Rows, made: Iterable[Claim], split: str, suite: str) -> Finding
     made = list(made)
     here = [claim for claim in made if claim.split == split]
     if rows.multilabel or not here:
-        reason = "clips have several labels" if rows.multilabel else f"none is made on the split {split}"
+        reason = "clips have several labels" if rows.multilabel else f"no claim is made on the split {split}"
         return Finding("claims", "skip", f"there is no claim to compare: {reason}")
     [clean] = clean_accuracy(rows)
     pairs = [(f"clean accuracy of {claim.clean:g} %", claim.clean, clean) for claim in here]
