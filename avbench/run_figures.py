@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from avbench import api, store
-from avbench.analyze import analyze
+from avbench.analyze import GEOMETRY, analyze, bound, read_geometry
 from avbench.attacks import parse_attack
 from avbench.attacks.mask import Mask
 from avbench.attacks.transfer import Transfer
@@ -251,10 +251,10 @@ def _draw_maps(path: Path, maps: dict[str, list[tuple[Map, Map]]], first: Shown)
 
 
 def _draw_geometry(one: Shown, folder: Path, device: str, quiet: bool) -> Path:
-    table = one.folder / "geometry.parquet"
-    if not table.is_file():
-        store.publish_table(table, analyze(one.candidate, one.split, device=device, quiet=quiet))
-    rows = pd.read_parquet(table)
+    about = bound(one.record)
+    if (rows := read_geometry(one.folder, **about)) is None:
+        rows = analyze(one.candidate, one.split, device=device, quiet=quiet)
+        store.publish_table(one.folder / GEOMETRY, rows, about)
     rows = rows[~rows["parameter"].gt(min(QUANTILES))]
     panels = {}
     for streams, some in rows.groupby("streams", sort=False):

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from avbench import run_figures, store
-from avbench.analyze import COLUMNS
+from avbench.analyze import COLUMNS, GEOMETRY, bound
 from avbench.cli import main
 from avbench.datasets.splits import open_split
 from avbench.submission import find_candidate
@@ -45,7 +45,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         [record] = root.rglob(f"*/{model}/run.json")
         classes = [(c, "joint", m, t, v, v, v, 9) for c in range(8) for m, t, v in
                    (("input-convexity", np.nan, 0.9 + c / 100), ("density", 0.6, c / 8), ("density", 0.8, 99.0))]  # fmt: skip
-        store.publish_table(record.parent / "geometry.parquet", pd.DataFrame(classes, columns=COLUMNS))
+        table, about = pd.DataFrame(classes, columns=COLUMNS), bound(store.read_record(record.parent))
+        store.publish_table(record.parent / GEOMETRY, table, about)
         found[model] = record.parent
     return found
 
