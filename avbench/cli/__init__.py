@@ -16,6 +16,7 @@ from avbench.cli.diagnose import diagnose
 from avbench.cli.figures import figures
 from avbench.cli.look import compare, env, listing, score, show
 from avbench.cli.pack import pack
+from avbench.cli.results import hub
 from avbench.cli.runs import evaluate, train
 from avbench.cli.submit import submit
 from avbench.cli.verify import verify
@@ -49,7 +50,7 @@ def main() -> None:
 
 COMMANDS = (
     evaluate, train, score, diagnose, analyze, figures, attack, show, compare, listing, env, data, leaderboard, convert,
-    pack, verify, submit,
+    pack, verify, submit, hub,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)
