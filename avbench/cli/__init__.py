@@ -17,6 +17,7 @@ from avbench.cli.evidence import evidence
 from avbench.cli.figures import figures
 from avbench.cli.look import compare, env, listing, score, show
 from avbench.cli.pack import pack
+from avbench.cli.results import hub
 from avbench.cli.runs import evaluate, train
 from avbench.cli.submit import submit
 from avbench.cli.verify import verify
@@ -50,7 +51,7 @@ def main() -> None:
 
 COMMANDS = (
     evaluate, train, score, diagnose, analyze, figures, attack, show, compare, listing, env, data, leaderboard, convert,
-    pack, verify, evidence, submit,
+    pack, verify, evidence, submit, hub,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)
