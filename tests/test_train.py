@@ -226,6 +226,7 @@ training.train(recipe, pathlib.Path(sys.argv[2]), quiet=True)
 """
 
 
+@pytest.mark.slow
 def test_a_training_killed_by_the_system_continues_to_the_same_bits(tmp_path: Path) -> None:
     (tmp_path / "recipe").write_text(RECIPE.model_copy(update={"ema": 0.5, "accumulate": 2}).model_dump_json())
 

@@ -303,6 +303,7 @@ def _child(folder: Path) -> Any:
     return process
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_then_resume_gives_the_same_bytes(tmp_path: Path, opened: list[str]) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     _child(calm).join()
