@@ -28,6 +28,8 @@ lint: .venv
 	$(BIN)/mypy
 	$(BIN)/zizmor --quiet --offline --persona pedantic .github/workflows
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 
 # Hours: trains and evaluates what is missing; see benchmarks/boards.py.
 boards: .venv

@@ -350,6 +350,7 @@ def packed(folder: Path, module: nn.Module) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_a_graph_that_rounds_its_input_is_found_without_running_it_and_by_its_gradients(tmp_path: Path) -> None:
     spec = read_card("synthav").spec

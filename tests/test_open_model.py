@@ -184,6 +184,7 @@ def test_the_call_in_python_and_surrogates_are_no_way_around(
         find_surrogate("org--graph", victim, split)
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_two_models_in_workers_are_one_only_if_their_identity_is(coded: Path, packed: Path) -> None:
     split = open_split("synthav", "test")

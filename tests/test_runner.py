@@ -416,7 +416,9 @@ def _child(suite: Suite, folder: Path) -> multiprocessing.Process:
     return process  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("suite", [SUITE, WORST], ids=["every", "worst-case"])
+@pytest.mark.parametrize(
+    "suite", [pytest.param(SUITE, id="every", marks=pytest.mark.slow), pytest.param(WORST, id="worst-case")]
+)
 def test_kill_9_at_20_random_moments_then_resume_gives_the_same_bytes(tmp_path: Path, suite: Suite) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     _child(suite, calm).join()

@@ -12,13 +12,12 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-import yaml
+from workflow_steps import FOLDER, NAMES, PARSED, ROOT, TAKEN, git, run_step
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / ".github" / "workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yml"))
-PARSED: dict[str, Any] = {name: yaml.load((FOLDER / f"{name}.yml").read_text(), yaml.BaseLoader) for name in NAMES}
+from avbench.cli import main
+
 JOBS = {f"{name}/{job}": content for name in NAMES for job, content in PARSED[name]["jobs"].items()}
 # Flaw: workflow, what is replaced, by what, and the rule that has to find it; "schema" is check-jsonschema.
 FLAWS = {
@@ -39,8 +38,8 @@ def tool(name: str) -> str:
     return shutil.which(name) or str(Path(sys.executable).with_name(name))
 
 
-def schema_finds(paths: list[Path]) -> subprocess.CompletedProcess[str]:
-    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", "--output-format", "json"]
+def schema_finds(paths: list[Path], kind: str = "workflows") -> subprocess.CompletedProcess[str]:
+    command = [tool("check-jsonschema"), "--builtin-schema", f"vendor.github-{kind}", "--output-format", "json"]
     return subprocess.run([*command, *map(str, paths)], capture_output=True, text=True)
 
 
@@ -83,9 +82,50 @@ def test_make_lint_calls_both_and_their_versions_are_pinned() -> None:
     lint = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
     assert "zizmor --quiet --offline --persona pedantic .github/workflows" in lint
     assert "check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml" in lint
+    assert "check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out" in lint
+    assert "check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml" in lint
     pins = (ROOT / "constraints.txt").read_text()
     assert re.search(r"(?m)^zizmor==[\d.]+$", pins)
     assert re.search(r"(?m)^check-jsonschema==[\d.]+$", pins)
+
+
+def test_issue_forms_are_what_github_shows_and_a_flaw_in_one_is_found(tmp_path: Path) -> None:
+    templates = ROOT / ".github" / "ISSUE_TEMPLATE"
+    forms = [path for path in sorted(templates.glob("*.yml")) if path.name != "config.yml"]
+    assert {path.stem for path in forms} == {"wrong-number", "bug", "new-attack-or-dataset"}
+    assert schema_finds(forms, "issue-forms").returncode == 0
+    assert schema_finds([templates / "config.yml"], "issue-config").returncode == 0
+    flawed = tmp_path / "bug.yml"
+    flawed.write_text(forms[0].read_text().replace("type: textarea", "type: essay", 1))
+    assert schema_finds([flawed], "issue-forms").returncode == 1
+
+
+def test_each_path_that_has_an_owner_is_there() -> None:
+    lines = [line.split() for line in (ROOT / ".github" / "CODEOWNERS").read_text().splitlines() if line[:1] == "/"]
+    owned = {path: owners for path, *owners in lines}
+    assert {"/.github/", "/avbench/sandbox/", "/avbench/graph/operators.py", "/leaderboard/", "/submissions/"} <= set(
+        owned
+    )
+    for path, owners in owned.items():
+        there = ROOT / path[1:]
+        assert there.is_dir() if path.endswith("/") else there.is_file()
+        assert owners == ["@avbench/maintainers"]
+
+
+def test_templates_name_commands_that_there_are() -> None:
+    files = [path for path in (ROOT / ".github").rglob("*") if path.parent != FOLDER and path.is_file()]
+    named = {words for path in files for words in re.findall(r"`(avbench|make) ([a-z -]+)", path.read_text())}
+    assert len(named) > 5
+    targets = re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text())
+    for program, words in named:
+        if program == "make":
+            assert words in targets
+            continue
+        command: click.Command = main
+        for word in words.split():
+            if isinstance(command, click.Group):
+                assert word in command.commands, f"there is no avbench {words}"
+                command = command.commands[word]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,12 +188,6 @@ PULLS = {
 }  # fmt: skip
 
 
-def git(repository: Path, *words: str) -> str:
-    setting = ["-c", "user.name=x", "-c", "user.email=x@localhost", "-c", "core.hooksPath=/dev/null"]
-    done = subprocess.run(["git", *setting, *words], cwd=repository, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A server with avbench and one submission; the commit."""
@@ -167,14 +201,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     git(place, "add", ".")
     git(place, "commit", "--quiet", "--message=base")
     return place, git(place, "rev-parse", "HEAD")
-
-
-def run_step(workflow: str, job: str, name: str, where: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """Run one script as GitHub does."""
-    [script] = [step["run"] for step in PARSED[workflow]["jobs"][job]["steps"] if step.get("name") == name]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(where)} | environment
-    done = subprocess.run(["bash", "-e", "-c", script], cwd=where, env=environment, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("pull", PULLS)
@@ -224,7 +250,6 @@ RECORD = {"model": {"id": "org--model"}, "suite": {"name": "standard", "publishe
           "track": "synthav-test-standard@1"}  # fmt: skip
 RESULT = {"run.json": json.dumps(RECORD), "rows.parquet": "rows", "health.json": "{}", "SHA256SUMS": "sums",
           "adversarial/SHA256SUMS": "sums", "adversarial/clips.npz": "clips", ".gitattributes": "* x"}  # fmt: skip
-TAKEN = {"run.json", "rows.parquet", "health.json", "SHA256SUMS", "adversarial/SHA256SUMS"}
 
 
 INPUTS = {"SUBMISSION": "org--model", "SUITE": "cvpr21-defense", "SPLIT": "test-128"}
