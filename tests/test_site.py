@@ -11,12 +11,14 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from site_runs import Page, sha, write_health, write_run
 
-from avbench import files
+from avbench import files, store
 from avbench.diagnose import FLAGS
 from avbench.metrics.sketch import sketch
 from avbench.site import build
+from avbench.site.boards import make_boards
 from avbench.site.pages import CSP, DATATABLES, HERE
 from avbench.site.published import DIFFERS, read_published
+from avbench.site.records import read_runs
 from avbench.site.tables import MISSING
 from avbench.summarize import score
 
@@ -256,3 +258,15 @@ def test_a_board_of_300_rows_keeps_to_its_budget(tmp_path: Path) -> None:
     html = macros.board(Table(columns, [row] * 300), "caption")  # type: ignore[attr-defined]
     assert len(html.encode()) < 120_000
     assert len((HERE / "assets" / "site.js").read_bytes()) <= 20_000
+
+
+def test_a_model_of_which_nothing_survives_has_zero_and_no_gap(tmp_path: Path) -> None:
+    """In a worst-case suite nothing is left to attack, so that the later threats have no row."""
+    root = HERE.parent.parent / "leaderboard" / "results" / "avmnist-test-256-standard@1"
+    run = root / "avbench--avmnist-g-blend"
+    assert "XAV" not in {str(threat)[:3] for threat in store.read_rows(run)["threat"].unique()}
+    [board] = make_boards(read_runs([run]))
+    heads = [column.title for column in board.table.columns]
+    cells = dict(zip(heads, board.table.rows[0].cells, strict=True))
+    assert cells["XAV"][0] == 0.0
+    assert cells["Avg"] is not None

@@ -200,7 +200,8 @@ def _board(name: str, runs: list[Run]) -> Board:
 
 
 def _rows(run: Run, baseline: Run | None = None) -> Rows:
-    cells = tuple((cell.threat, cell.attack) for cell in run.record.cells if cell.threat != CLEAN)
+    # One that nothing survived to meet has no row.
+    cells = tuple((threat, attack) for threat in run.record.threats for attack in run.record.attacks)
     return Rows(run.frame, baseline.frame if baseline else None, cells)
 
 
