@@ -103,7 +103,7 @@ def test_what_differs_never_shares_a_board(tmp_path: Path) -> None:
     write_run(results, "one")
     write_run(results, "two", suite__version=2)
     write_run(results, "three", dataset__lock_sha256=sha("another lock"))
-    write_run(results, "four", attacks=[*ATTACKS, "noise"])
+    write_run(results, "four", attacks=list(ATTACKS[:2]))
     build([results], tmp_path / "out")
     boards = sorted((tmp_path / "out" / "lb" / "synthav").iterdir())
     assert [len(json.loads(Page(path).data)["rows"]) for path in boards] == [1, 1, 1, 1]
