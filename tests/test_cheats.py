@@ -256,6 +256,7 @@ def test_a_check_finds_a_model_that_knows_the_clips_by_heart_behind_the_walls(tm
     assert found["lint"].status == "skip"
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_a_step_in_which_the_worker_dies_fails_and_the_others_go_on_with_a_new_one(tmp_path: Path) -> None:
     found = checked(submitted(copied(tmp_path / "acme--quits"), "cheats.py:Quits"), 3)

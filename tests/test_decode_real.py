@@ -105,7 +105,7 @@ def test_sound_is_ffmpegs(path: Path) -> None:
 
 
 @real
-@pytest.mark.parametrize("frames", [1, 9])
+@pytest.mark.parametrize("frames", [pytest.param(1, marks=pytest.mark.slow), 9])
 def test_pictures_are_ffmpegs_at_the_same_times(path: Path, frames: int) -> None:
     probed = probe(path)
     pictures = pictures_of(path, probed, 8)

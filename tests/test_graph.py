@@ -115,6 +115,7 @@ def test_values_that_meet_at_many_places_travel_side_by_side() -> None:
     assert ours.encode_video(inputs.video).shape == (3, 24)
 
 
+@pytest.mark.slow
 def test_what_goes_from_one_stage_to_the_next_lies_in_memory_as_it_did() -> None:
     class Steps(nn.Module):
         def __init__(self) -> None:

@@ -381,6 +381,7 @@ def test_files_outside_the_splits_are_never_fetched(hub: HubServer, visit: Calla
     assert not any("toy.py" in one.path or "up.csv" in one.path for one in hub.seen)
 
 
+@pytest.mark.slow
 def test_a_tampered_shard_is_refused_by_the_worker_processes_too(
     hub: HubServer, visit: Callable[[str], None], workers: None
 ) -> None:

@@ -729,6 +729,7 @@ def test_it_says_what_it_made_and_what_comes_next(root: Path, put: Callable[...,
     assert "BadOption: there is a dataset mine already" in again.output
 
 
+@pytest.mark.slow
 def test_the_documented_commands_work_as_they_stand(root: Path, real_data: Path) -> None:
     [block] = re.findall(r"```sh\n(.*?)```", DOCS.read_text(), re.DOTALL)
     lines = [line.partition("  #")[0].strip() for line in block.splitlines()]

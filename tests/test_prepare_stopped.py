@@ -287,6 +287,7 @@ for split in ("few", "many"):
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_clips(root: Path) -> None:
     clips = [[f"x{i}", "a", f"{name(i % 20)}.mkv"] for i in range(300)]
     head = ["id", "label", "file"]

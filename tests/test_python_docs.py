@@ -15,7 +15,11 @@ PAGES = {
     page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     for page in ("README.md", "docs/python.md", "docs/submitting.md")
 }
-BLOCKS = [pytest.param(block, id=f"{page} {i}") for page, blocks in PAGES.items() for i, block in enumerate(blocks)]
+BLOCKS = [
+    pytest.param(block, id=f"{page} {i}", marks=pytest.mark.slow if i > 1 else ())
+    for page, blocks in PAGES.items()
+    for i, block in enumerate(blocks)
+]
 
 
 @pytest.mark.parametrize("block", BLOCKS)

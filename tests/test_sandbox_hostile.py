@@ -177,8 +177,8 @@ def number_of(model: Any) -> int:
 
 
 def gone(number: int) -> bool:
-    """Whether a process has ended, or does so within two seconds."""
-    for _ in range(40):
+    """Whether a process has ended, or does so within ten seconds, as on a busy machine."""
+    for _ in range(200):
         if not Path(f"/proc/{number}").exists():
             return True
         time.sleep(0.05)

@@ -193,3 +193,12 @@ def test_a_page_of_300_rows_keeps_to_its_budget(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     shown = [one for one in Page(tmp_path / "page.html").rows if one]
     assert (len(shown), len(shown[0])) == (WITHOUT_SCRIPT, 15)
+
+
+def test_a_model_of_which_nothing_survives_has_zero_and_no_gap() -> None:
+    """In a worst-case suite nothing is left to attack, so that the later threats have no row."""
+    run = Path(__file__).parent.parent / "leaderboard/results/avmnist-test-256-standard@1/avbench--avmnist-g-blend"
+    assert "XAV" not in {str(threat)[:3] for threat in store.read_rows(run)["threat"].unique()}
+    [row] = cells_of(read_one(run)).values()
+    assert row["XAV"][0] == 0.0
+    assert row["Avg"] is not None

@@ -194,6 +194,7 @@ def test_a_label_that_is_no_class_or_of_another_task_is_refused(
         Run(candidate(Wavy()), split, STANDARD, options(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_gives_the_rows_of_any_other(tmp_path: Path) -> None:
     small = make_split(6, 3)
     found = []

@@ -60,8 +60,10 @@ def command(visible: Iterable[Path], environment: Mapping[str, str], filter_at: 
     ]  # fmt: skip
     for path in (*_system(), *visible):
         words += ["--ro-bind-try", str(path), str(path)]
-    if (_PACKAGE / "bundled").exists():  # a wheel's copy of all datasets, results and submissions
-        words += ["--size", "4096", "--tmpfs", str(_PACKAGE / "bundled")]
+    packages = {_PACKAGE, *(Path(place, "avbench") for place in sys.path if place)}
+    for bundled in sorted(package / "bundled" for package in packages):
+        if bundled.exists():  # an installation's copy of all datasets, results and submissions
+            words += ["--size", "4096", "--tmpfs", str(bundled.resolve())]
     for name in names():
         card = card_folder(name) / "card.yaml"
         words += ["--ro-bind-try", str(card), str(files.root() / "datasets" / name / "card.yaml")]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import torch
-from honest import Small
+from honest import Small, passing
 from liars import FrameWalker
 from torch import nn
 from torch.nn import functional as F
@@ -60,15 +60,9 @@ class Learns(Around):
         self.known = []
 
     def cheat(self, audio, video, logits):
-        class Listen(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx, value):
-                return value.clone()
-
-            @staticmethod
-            def backward(ctx, cotangent):
-                self.known += zip(clips, cotangent.argmin(dim=1).tolist(), strict=True)
-                return cotangent
+        def listen(cotangent):
+            self.known += zip(clips, cotangent.argmin(dim=1).tolist(), strict=True)
+            return cotangent
 
         clips = audio.detach().clone()
         bonus = torch.zeros_like(logits)
@@ -76,7 +70,7 @@ class Learns(Around):
             for old, label in self.known:
                 if (old - clip).abs().max() <= 0.25:
                     row[label] = 10
-        return Listen.apply(logits) + bonus
+        return passing(listen)(logits) + bonus
 
 
 class Peeks(Around):
@@ -119,21 +113,6 @@ class Crowds(Around):
 
     def cheat(self, audio, video, logits):
         return logits if len(logits) <= 8 else logits.roll(1, dims=1)
-
-
-def passing(backward):
-    """Make what passes a clip on, with another gradient."""
-
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, clip):
-            return clip.clone()
-
-        @staticmethod
-        def backward(ctx, cotangent):
-            return backward(cotangent)
-
-    return Function.apply
 
 
 class FalseGradient(Small):
