@@ -252,7 +252,6 @@ def test_the_baseline_counts_only_if_it_is_whole_and_of_the_same_protocol(tmp_pa
         (["data", "info", "mnist"], "UnknownName"),
         (["data", "prepare", "avmnist", "--videos", "/nonexistent"], "DataError"),
         (["data", "prepare", "synthav", "--split", "dev"], "BadOption"),
-        (["leaderboard", "serve", "--out", "nowhere"], "BadOption"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
