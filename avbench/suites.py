@@ -87,19 +87,24 @@ def _register(
 SUITES.register("standard")(
     _register(
         "standard",
-        "Ranks: worst case of APGD-CE, APGD-DLR, TMA and Square, every radius 0.006; later ones meet what is left.",
+        "Worst case of APGD-CE, APGD-DLR, TMA and Square at radius 0.006; each attacks what those before it left.",
         "standard",
         "apgd-ce apgd-dlr tma square",
         mode="worst-case",
     )
 )
 SUITES.register("cvpr21-attack")(
-    _register("cvpr21-attack", "[T21] table 1: XA and XV at 0.012, XAV at 0.006.", "cvpr21-attack", "fgsm pgd mim")
+    _register(
+        "cvpr21-attack",
+        "Table 1 of Tian & Xu (CVPR 2021): XA and XV at radius 0.012, XAV at 0.006.",
+        "cvpr21-attack",
+        "fgsm pgd mim",
+    )
 )
 SUITES.register("cvpr21-attack-normalized")(
     _register(
         "cvpr21-attack-normalized",
-        "[T21] table 1 with the video radius after ImageNet normalization, as in the authors' code.",
+        "Table 1 of Tian & Xu (CVPR 2021), the video radius after ImageNet normalization as in the authors' code.",
         "cvpr21-attack-normalized",
         "fgsm pgd mim",
     )
@@ -107,21 +112,31 @@ SUITES.register("cvpr21-attack-normalized")(
 SUITES.register("cvpr21-caption")(
     _register(
         "cvpr21-caption",
-        "[T21] table 1 with the radii of its caption, ten times larger than used; for comparison only.",
+        "Table 1 of Tian & Xu (CVPR 2021) with the radii of its caption, ten times those used; for comparison only.",
         "cvpr21-caption",
         "fgsm pgd mim",
     )
 )
 SUITES.register("cvpr21-defense")(
-    _register("cvpr21-defense", "[T21] tables 3, 5, 6: every radius 0.006.", "standard", "fgsm mim")
+    _register(
+        "cvpr21-defense",
+        "Tables 3, 5 and 6 of Tian & Xu (CVPR 2021): every radius 0.006.",
+        "standard",
+        "fgsm mim",
+    )
 )
 SUITES.register("strength-curve")(
-    _register("strength-curve", "[T21] figures 3, 7, 8: every radius from 0 to 0.012.", "strength-curve", "fgsm mim")
+    _register(
+        "strength-curve",
+        "Figures 3, 7 and 8 of Tian & Xu (CVPR 2021): radii from 0 to 0.012.",
+        "strength-curve",
+        "fgsm mim",
+    )
 )
 SUITES.register("iclr25")(
     _register(
         "iclr25",
-        "[Z25] white-box, every radius 0.006; the paper does not state its radii.",
+        "White-box attacks of Zhang et al. (ICLR 2025) at radius 0.006; the paper does not state its radii.",
         "standard",
         "fgsm pgd mim nim tia mma tma",
     )
@@ -129,7 +144,7 @@ SUITES.register("iclr25")(
 SUITES.register("iclr25-transfer")(
     _register(
         "iclr25-transfer",
-        "[Z25] figures 5 and 6, every radius 0.006: crafted on the dataset's baseline, which itself has no row.",
+        "Figures 5 and 6 of Zhang et al. (ICLR 2025) at radius 0.006: crafted on the baseline, which has no row.",
         "standard-transfer",
         " ".join(f"transfer:attack={attack}" for attack in ("fgsm", "pgd", "mim", "nim", "tia", "mma", "tma")),
     )
@@ -137,7 +152,7 @@ SUITES.register("iclr25-transfer")(
 SUITES.register("icassp22")(
     _register(
         "icassp22",
-        "[L22]: one perturbation for all clips, fitted on val, beside PGD; every radius 0.006, theirs is of features.",
+        "Li et al. (ICASSP 2022): one perturbation for all clips beside PGD, at radius 0.006; theirs is of features.",
         "standard",
         "universal pgd",
     )

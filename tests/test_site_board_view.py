@@ -115,8 +115,8 @@ def test_views_and_single_columns_can_be_chosen(page: Any) -> None:
     choice = page.get_by_role("combobox", name="View")
     choose(page, "View", "attacks")
     heads = [text.strip() for text in page.locator("#table th").all_inner_texts()]
-    assert heads[:3] == ["Rank", "Model", "Clean"]
-    assert len(heads) == 3 + 9
+    assert heads[:5] == ["Rank", "Model", "Avg", "Clean", "Worst case"]
+    assert len(heads) == 5 + 9
     page.locator(".tools summary").press("Enter")
     page.get_by_role("checkbox", name="XA pgd", exact=True).press("Space")
     assert "XA pgd" not in page.locator("#table th").all_inner_texts()
@@ -207,10 +207,10 @@ def test_a_csv_holds_the_rows_in_view_and_no_formula(page: Any) -> None:
     choose(page, "Defense", "none")
     sort(page, "Clean", "descending")
     head, *rows = csv.reader(copy(page, "CSV").splitlines(keepends=True))
-    assert head[:8] == ["Rank", "Rank group", "Model", "Model id", "Model card", "Clean", "Clean low", "Clean high"]
+    assert head[:8] == ["Rank", "Rank group", "Model", "Model id", "Model card", "Avg", "Avg low", "Avg high"]
     shown = [text.split("\n")[0].strip() for text in column(page, "Model")]
     assert [row[2].removeprefix("'") for row in rows] == shown
-    assert [row[5] for row in rows] == column(page, "Clean")
+    assert [row[5] for row in rows] == column(page, "Avg")
     assert {row[2] for row in rows} == {"Model weak", "'" + TITLES["formula"]}
     assert not [text for row in rows for text in row if text[:1] in "=+@" and text]
 

@@ -172,7 +172,7 @@ def test_a_page_has_no_more_media_than_it_may(run: Path, monkeypatch: pytest.Mon
 def test_the_page_loads_late_says_what_it_shows_and_whom_to_thank(site: Path) -> None:
     page = Page(site / "models" / "avbench--weak.html")
     text = " ".join(page.text.split())
-    for words in ("Turn the volume down", "-90 (black) to 0 dB (white)", "0 to 4000 Hz", "Perplexity 12.50, seed 11",
+    for words in ("Turn the volume down", "-90 dB (black) to 0 dB (white)", "0 to 4 kHz", "Perplexity 12.50, seed 11",
                   "another seed or perplexity draws another map", f"Clips of SynthAV: {CARD.license}.",
                   "Difference \u00d7 127", "0.006 of 0.006", "as shown"):  # fmt: skip
         assert words in text, words

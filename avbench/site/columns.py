@@ -14,7 +14,7 @@ from avbench.metrics import NONE, WORST_CASE
 from avbench.metrics.avg import MEAN_OF_THREATS
 from avbench.metrics.intervals import proportion
 from avbench.metrics.outcomes import read
-from avbench.site.figures import Figure
+from avbench.site.figures import ATTACKS, Figure
 from avbench.site.records import visible
 from avbench.site.scored import Scored, rows_of, why_unranked
 from avbench.site.tables import Cell, Column, Row, Table, View, number
@@ -36,10 +36,10 @@ def make_table(runs: Sequence[Scored], figures: Sequence[Figure]) -> Table:
     """Show runs with these figures, and with all else that is known of them."""
     countered = any(scored.run.counters for scored in runs)
     made = [
-        Made(Column("Rank", "rank", "by worst-case Avg; runs of one tie group do not differ significantly"), _place),
+        Made(Column("Rank", "rank", "by Avg; runs of one tie group do not differ significantly"), _place),
         Made(Column("Model", "model"), _model),
         *(Made(figure.column, _figure(figure)) for figure in figures if "overview" in figure.column.views),
-        Made(Column("Worst case", help="right under every attack of every threat, %"), _worst_case),
+        Made(Column("Worst case", help="right under every attack of every threat, %", views=ATTACKS), _worst_case),
         *(_COUNTERED if countered else ()),
         *_REPORTED,
         *_STATE,
@@ -122,22 +122,23 @@ def _health(scored: Scored) -> Cell:
     if health is None:
         return None
     states = [flag.state for flag in health.flags]
-    accepted = "accepted, " if scored.run.review else ""
-    others = f"{states.count('passed')} passed, {states.count('not checked')} not checked"
-    return [f"{states.count('raised')} raised", accepted + others]
+    accepted = "accepted: " if scored.run.review else ""
+    names = ", ".join(dict.fromkeys(flag.name for flag in health.raised))
+    checked = f"{len(states) - states.count('not checked')} of {len(states)} checked"
+    return [f"{len(health.raised)} raised", accepted + names or checked]
 
 
 def _state(scored: Scored) -> Cell:
     why = why_unranked(scored.run) or ("not ranked" if scored.place is None else "ranked")
     state, _, note = why.partition(": ")
-    return [state, note] if note else state
+    return [state, note] if note and state == "partial" else state  # flags in review stand under Health
 
 
 _STATE = [
-    Made(Column("Health", "noted", "signs of less robustness than measured: flags by state", FIRST), _health),
+    Made(Column("Health", "noted", "flags: signs that there is less robustness than measured", FIRST), _health),
     Made(Column("n", "number", "samples evaluated", FIRST, digits=0),
          lambda scored: scored.run.record.dataset.evaluated),
-    Made(Column("Coverage", "number", "share of the fixed split that could be had and was evaluated, %", FIRST),
+    Made(Column("Coverage", "number", "share of the fixed split that could be had and was evaluated, %", PROVENANCE),
          lambda scored: number(100 * scored.run.record.dataset.coverage)),
     Made(Column("State", "noted", "ranked, or why not", FIRST, filter=True), _state),
 ]  # fmt: skip

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 TITLES = {"mit-music": "MIT-MUSIC", "kinetics-sounds": "Kinetics-Sounds", "ave": "AVE", "audioset": "AudioSet"}
 HEADLINES = ("clean-accuracy", "robust-accuracy", "avg", "ri", "mean-average-precision", "mean-auc", "d-prime")
 
+WORDS = {"avg": "Avg", "ri": "RI"}  # as boards head them
+SUFFIXES = {"mean-average-precision": "mAP", "mean-auc": "AUC", "d-prime": "d'"}
+
 
 @dataclass
 class Group:
@@ -65,6 +68,17 @@ class Entry:
             for name, value in entries.items()
             if value not in (None, "")
         ]
+
+    @property
+    def headlines(self) -> list[dict[str, Any]]:
+        """The scores that a reader looks for first, under the headings of boards."""
+        rows = [row | {"title": self._heading(row)} for row in self.scores if row["headline"]]
+        return sorted(rows, key=lambda row: row["metric"] != "avg")
+
+    def _heading(self, row: dict[str, Any]) -> str:
+        threat = self.board.threats.get(row["threat"])
+        name = "Clean" if threat is None else threat.label if self.board.short else row["threat"]
+        return WORDS.get(row["metric"]) or f"{name} {SUFFIXES.get(row['metric'], '')}".strip()
 
     @property
     def scores(self) -> list[dict[str, Any]]:

@@ -141,7 +141,7 @@ def _facts(exhibit: Exhibit, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for modality in (m for m in MODALITIES if m in budgets):
         budget, (ratio, column) = budgets[modality], _RATIOS[modality]
         used = row[f"{modality}_{budget.norm.partition('-')[0]}"]
-        yield f"{modality.capitalize()}, {budget.norm}", f"{used:.6g} of {budget.radius:g}"
+        yield f"{modality.capitalize()} change, {budget.norm}", f"{used:.6g} of {budget.radius:g}"
         yield f"{modality.capitalize()}, {ratio}", f"{row[column]:.2f} dB"
 
 

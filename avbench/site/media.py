@@ -19,6 +19,7 @@ from avbench.figures import SINE, decibels
 
 FOLDER = "media"
 LOW, HIGH = -90, 0  # dB of a full-scale sine; one range for all spectrograms
+SAME = "Unattacked"  # of what the threat leaves as it is
 HEAD = 1500  # bytes that a file takes besides its pixels or samples, at most
 
 
@@ -66,10 +67,10 @@ def make_media(what: str, pair: Pair, maps: tuple[Weights, ...], rate: int) -> M
     middle = [clip.video[len(clip.video) // 2].astype(np.int64) for clip in pair]
     change = middle[1] - middle[0]
     gain = max(1, 127 // max(1, int(np.abs(change).max())))
-    titles = ("Clean", "Adversarial", f"Difference \u00d7 {gain}" if change.any() else "Difference: none")
+    titles = ("Clean" if change.any() else SAME, "Adversarial", f"Difference \u00d7 {gain}")
     alts = (f"Clean frame of {what}", f"Attacked frame of {what}", f"What the attack changed in it, times {gain}")
     pictures = zip(names, titles, alts, (*middle, (128 + gain * change).clip(0, 255)), strict=True)
-    frames = [_frame(name, title, alt, pixels) for name, title, alt, pixels in pictures]
+    frames = [_frame(name, title, alt, pixels) for name, title, alt, pixels in pictures][: 3 if change.any() else 1]
     brightest = max((weight for one in maps for row in one for weight in row), default=0.0) or 1.0
     shares = [np.array(one, dtype=np.float64).reshape(len(one), -1) / brightest for one in maps]
     place = f"{FOLDER}/{files.fingerprint(maps)[:20]}"
@@ -82,11 +83,13 @@ def make_media(what: str, pair: Pair, maps: tuple[Weights, ...], rate: int) -> M
     heard = [clip.audio.astype(np.float64) / 32768 for clip in pair]
     alts = (f"Spectrogram of {what}, clean", "The same, attacked", "Spectrogram of what the attack changed")
     levels = [(decibels(sound)[::-1] - SINE - LOW) / (HIGH - LOW) for sound in (*heard, heard[1] - heard[0])]
-    shown = zip(names, ("Clean", "Adversarial", "Difference"), alts, levels, strict=True)
+    same = np.array_equal(*heard)
+    titles = (SAME if same else "Clean", "Adversarial", "Difference")
+    shown = zip(names, titles, alts, levels, strict=True)
     spectrograms = [_colored(f"{name}-sound.png", title, alt, level) for name, title, alt, level in shown]
-    played = zip(names[:2], ("Clean", "Adversarial"), pair, strict=True)
+    played = zip(names[:2], titles[:2], pair, strict=True)
     sounds = [_sound(name, title, f"{title} sound of {what}", clip, rate) for name, title, clip in played]
-    return Media(gain, 100 * brightest, frames, spectrograms, sounds, looks)
+    return Media(gain, 100 * brightest, frames, spectrograms[: 1 if same else 3], sounds[: 1 if same else 2], looks)
 
 
 def _frame(name: str, title: str, alt: str, pixels: NDArray[np.int64]) -> Asset:

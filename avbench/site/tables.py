@@ -65,9 +65,9 @@ class Table:
 
     @property
     def views(self) -> dict[View, str]:
-        """Views that have columns of their own."""
-        used = {view for column in self.columns if column.kind not in ALWAYS for view in column.views}
-        return {view: title for view, title in VIEWS.items() if view in used}
+        """The overview, and views with columns of their own; for one column more there is the choice of columns."""
+        own = [view for c in self.columns if c.kind not in ALWAYS and "overview" not in c.views for view in c.views]
+        return {view: title for view, title in VIEWS.items() if view == "overview" or own.count(view) > 1}
 
     @property
     def filters(self) -> list[tuple[int, Column, list[str]]]:

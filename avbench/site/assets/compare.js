@@ -14,7 +14,7 @@
     const title = html`<h3>${linked(one)} minus ${linked(other)}</h3>`;
     const lists = [];
     const rows = data.pairs[(i * (2 * data.runs.length - i - 1)) / 2 + j - i - 1].map(([difference, low, high, p], f) => {
-      const row = [data.figures[f], difference, `${low} to ${high}`, p];
+      const row = [data.figures[f], html`${difference} <small>${low} to ${high}</small>`, p < 1e-4 ? "< 0.0001" : (+p).toFixed(4)];
       if (row[0] === "Avg") return [...row, "–", "–", "–", "–"];
       const found = [[], [], [], []];
       data.samples.forEach((id, s) => {
@@ -25,7 +25,7 @@
       return [...row, ...found.map((ids) => ids.length).reverse()];
     });
     if (!rows.length) return html`${title}<p>They have no sample in common.</p>`;
-    const heads = ["Right", "Difference", "95 % interval", "p", "Both right", "Only first", "Only second", "Both wrong"];
+    const heads = ["Figure", "Difference", "p", "Both right", "Only first", "Only second", "Both wrong"];
     const shown = Object.keys(one.evidence).filter((id) => Object.hasOwn(other.evidence, id));
     return html`${title}${table(`${one.title} minus ${other.title}`, heads, rows)}
       ${shown.length ? html`<p>The same clip attacked for each: ${shown.map((id) =>
@@ -47,8 +47,8 @@
     const runs = chosen.map((i) => data.runs[i]);
     history.replaceState(null, "", `#board=${data.board}&models=${runs.map((run) => run.id)}`);
     status.textContent = runs.length > 1 ? `${runs.length} models of ${data.title}` : "Choose two models.";
-    const rows = runs.map((run) => [linked(run), ...run.values.map(number), run.n]);
-    out.innerHTML = runs.length > 1 ? html`<h2>Accuracy, %</h2>${table("Accuracy", ["Model", ...data.figures, "n"], rows)}
+    const rows = runs.map((run) => [linked(run), ...avgFirst(data.figures, run.values.map(number)), run.n]);
+    out.innerHTML = runs.length > 1 ? html`<h2>Accuracy, %</h2>${table("Accuracy", ["Model", ...avgFirst(data.figures, data.figures), "n"], rows)}
       ${data.curves.length ? curves(runs) : ""}<h2>Paired differences, points</h2>
       ${chosen.flatMap((i, k) => chosen.slice(k + 1).map((j) => pair(i, j)))}`.text : "";
   }

@@ -10,6 +10,8 @@ const table = (label, heads, rows) => html`<div class="board" role="region" tabi
 <tbody>${rows.map(([head, ...cells]) => html`<tr><th scope="row">${head}</th>
 ${cells.map((cell) => html`<td class="number">${cell}</td>`)}</tr>`)}</tbody></table></div>`;
 const number = ([value, low, high]) => html`${value.toFixed(2)} <small>${low.toFixed(2)} to ${high.toFixed(2)}</small>`;
+// What decides the place stands first, as on boards.
+const avgFirst = (figures, list) => figures.at(-1) === "Avg" ? [list.at(-1), ...list.slice(0, -1)] : list;
 const linked = (run) => html`<a href="models/${run.id}.html"><bdi>${run.title}</bdi></a>`;
 
 const boards = {};

@@ -77,12 +77,13 @@
     if (board.figures.includes("Avg")) values.push(+((100 * (hits[1] + hits[2] + hits[3])) / (3 * n)).toFixed(9));
     const partial = data && 100 * n < known.coverage * data.size;
     const ranked = data ? data.runs.filter((one) => one.place) : [];
+    const first = (list) => avgFirst(board.figures, list);
     const takes = ranked.length && !partial;
     const better = ranked.filter((one) => one.exact > values.at(-1)).length;
-    const rows = ranked.map((one) => [linked(one), one.place + (takes && one.exact < values.at(-1)), ...one.values.map(number)]);
-    const mine = ["Your file: not verified, not published", takes ? better + 1 : "–", ...values.map(show)];
+    const rows = ranked.map((one) => [linked(one), one.place + (takes && one.exact < values.at(-1)), ...first(one.values.map(number))]);
+    const mine = [html`Your file <small>not verified, not published</small>`, takes ? better + 1 : "–", ...first(values.map(show))];
     rows.splice(better, 0, mine.map((cell) => html`<b>${cell}</b>`));
-    out.innerHTML = html`<h2>${board.title}</h2>${table("Places", ["Model", "Place", ...board.figures], rows)}`.text;
+    out.innerHTML = html`<h2>${board.title}</h2>${table("Places", ["Model", "Place", ...first(board.figures)], rows)}`.text;
     return `${n} samples; nothing was uploaded. ` + (takes ? `Place ${better + 1}, not verified, not published.`
       : partial ? `Partial: ${n} of ${data.size} samples, so it takes no place.`
       : data ? "Nothing ranks on this board." : "No board here has its samples, so it takes no place.");

@@ -13,7 +13,7 @@ from avbench.site.charts.chart import Chart, Value
 from avbench.site.charts.looks import href_of, key_of, name_of, percent_of
 from avbench.site.charts.plots import Guide, Line, Point, Spot, front, lines, scatter
 from avbench.site.charts.strength import families
-from avbench.site.charts.svg import Axis, Style, fitted, percent
+from avbench.site.charts.svg import Axis, Style, fitted, percent, shares
 from avbench.site.charts.transfer import transfer_charts
 from avbench.site.tables import WITHOUT_SCRIPT
 
@@ -95,11 +95,12 @@ def _pareto(board: Board) -> Iterator[Chart]:
         return
     best = front([found[one.run.record.model.id] for one in board.ranked if one.run.record.model.id in found])
     guides = [Guide("Pareto front of ranked runs", best)] if best else []
-    x, y = percent(f"clean {what} (%)"), percent(f"worst-case Avg of {what} (%)")
+    x = shares(f"clean {what} (%)", [clean for clean, _ in found.values()])
+    y = percent(f"worst-case Avg of {what} (%)")
     yield Chart(
         key_of(board, "pareto"),
         "Clean against robust",
-        f"Up and to the right is better. Avg is the mean worst-case {what} over XA, XV and XAV."
+        f"Up and to the right is better. Avg is the mean worst-case {what} over XA, XV and XAV; clean is zoomed in."
         + (" No ranked run is better in both than one on the front." if best else ""),
         scatter(x, y, _spots(board, found, ("clean", "Avg")), guides),
         ("Model", "State", "Clean, %", "Avg, %"),

@@ -117,6 +117,13 @@ def percent(title: str) -> Axis:
     return Axis(title, (0, 20, 40, 60, 80, 100))
 
 
+def shares(title: str, values: Sequence[float]) -> Axis:
+    """Make an axis of shares in percent that holds all values, and little more."""
+    for value in values:
+        percent(title).share(value)
+    return Axis(title, tuple(tick for tick in fitted(title, values).ticks if 0 <= tick <= 100))
+
+
 def fitted(title: str, values: Sequence[float]) -> Axis:
     """Make an axis that holds all values, with about five round ticks."""
     low, high = min(values), max(values)

@@ -14,6 +14,7 @@ from avbench.metrics import DIGITS
 from avbench.site.content import HEADLINES, Content
 from avbench.site.history import Event, merge
 from avbench.site.pages import File, Render
+from avbench.site.pages.samples import title
 from avbench.site.releases import ABOUT, NUMBERS, Release
 from avbench.site.tables import show
 
@@ -27,7 +28,8 @@ class Line:
 
     date: str
     kind: str
-    title: str  # of the board
+    title: str  # of the board, as its files are called
+    name: str  # of the board, for people
     board: str  # its address below the site's folder, or nothing
     models: tuple[tuple[str, str], ...]  # name, and address of its card or nothing
     numbers: tuple[tuple[str, str, str], ...]  # name, old, new
@@ -77,7 +79,8 @@ def make_lines(content: Content, events: Sequence[Event]) -> list[Line]:
         path = f"lb/{board.record.dataset.name}/{board.name}.html" if board else ""
         numbers = [] if len(models) > 1 else sorted(events, key=_place)
         shown = tuple((_number(e), e.old, e.new) for e in numbers if e.old or e.new)
-        return Line(first.date, first.kind, first.track, path, tuple(models.values()), shown, first.reason)
+        name = title(board) if board else first.track
+        return Line(first.date, first.kind, first.track, name, path, tuple(models.values()), shown, first.reason)
 
     return [line(list(group)) for _, group in groupby(events, _at_once)]
 

@@ -30,7 +30,7 @@ def files(content: Content, render: Render) -> Iterator[File]:
         groups={name: (group, [_best(board) for board in group.boards]) for name, group in content.groups.items()},
         models=[content.newest(name) for name in content.models],
         datasets=cards | {name: group.title for name, group in content.groups.items()},
-        suites=SUITES.names(),
+        suites=[SUITES.get(name) for name in SUITES.names()],
         presets=sorted({*PRESETS.names()} - {*SUITES.names()}),
         changes=make_lines(content, merge(content))[:NEWEST],
         counts={
