@@ -18,6 +18,13 @@ def test_wilson_is_the_published_formula() -> None:
     assert [round(end, 4) for end in wilson(right, n)] == [0.2553, 0.3662]
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 26, 256, 500, 1999])
+def test_wilson_is_that_of_scipy_to_the_last_bit(n: int) -> None:
+    for right in range(0, n + 1, max(1, n // 50)):
+        low, high = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+        assert wilson(right, n) == (min(low, right / n), max(high, right / n))
+
+
 def test_the_bootstrap_agrees_with_the_normal_interval_of_many_samples() -> None:
     values = np.random.default_rng(3).choice([-1.0, 0.0, 1.0], p=[0.1, 0.6, 0.3], size=5000)
     half = 1.96 * values.std() / math.sqrt(len(values))

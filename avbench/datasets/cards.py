@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -128,12 +129,17 @@ def read_card(name: str) -> Card:
     """
     path = card_folder(name) / "card.yaml"
     try:
-        card = Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) | {"name": name})
+        card = _parse(path.read_text(encoding="utf-8"), name)
     except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
         raise DataError(f"the card {path} cannot be used: {error}") from error
     if card.lists is None and name not in DATASETS.names():
         raise DataError(f"the card {path} has no `lists`, and no code is registered that makes its clips")
     return card
+
+
+@lru_cache(maxsize=64)  # a site asks for each card on many pages
+def _parse(text: str, name: str) -> Card:
+    return Card.model_validate(yaml.safe_load(text) | {"name": name})
 
 
 class Pinned(NamedTuple):

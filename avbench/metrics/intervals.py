@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -34,8 +35,12 @@ def wilson(right: int, n: int) -> Interval:
     >>> [round(end, 4) for end in wilson(0, 10)], [round(end, 4) for end in wilson(5, 10)]
     ([0.0, 0.2775], [0.2366, 0.7634])
     """
-    ends = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
-    return Interval(min(float(ends.low), right / n), max(float(ends.high), right / n))
+    p, z = right / n, float(special.ndtri(0.5 + 0.5 * LEVEL))
+    center, scale = 2 * n * p + z**2, 2 * (n + z**2)
+    reach = z / scale * math.sqrt(4 * n * p * (1 - p) + z**2)
+    low = center / scale - reach if right else 0.0
+    high = center / scale + reach if right < n else 1.0
+    return Interval(min(low, p), max(high, p))
 
 
 def bootstrap(values: NDArray[np.float64], lowest: float, highest: float) -> Interval:
@@ -61,9 +66,16 @@ def bootstrap(values: NDArray[np.float64], lowest: float, highest: float) -> Int
     if len(levels) == 1:
         share = wilson(0, len(values)).high
         return Interval(value - share * (value - lowest), value + share * (highest - value))
-    draws = np.random.default_rng(SEED).multinomial(len(values), counts / len(values), size=RESAMPLES)
-    low, high = np.quantile(draws @ levels / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(min(float(low), value), max(float(high), value))
+    low, high = _resample(tuple(levels.tolist()), tuple(counts.tolist()))
+    return Interval(min(low, value), max(high, value))
+
+
+@lru_cache(maxsize=10_000)  # a site shows an interval on many pages, and is built again when a run comes in
+def _resample(levels: tuple[float, ...], counts: tuple[int, ...]) -> Interval:
+    n = sum(counts)
+    draws = np.random.default_rng(SEED).multinomial(n, np.array(counts) / n, size=RESAMPLES)
+    low, high = np.quantile(draws @ np.array(levels) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
 
 
 def normal(value: float, error: float) -> Interval:
@@ -119,9 +131,15 @@ def median(values: NDArray[np.float64]) -> tuple[float, Interval]:
     (2.5, Interval(low=0.0, high=5.0))
     """
     ordered = np.sort(values)
-    rank = int(stats.binom.ppf((1 - LEVEL) / 2, len(values), 0.5))  # as many values may lie below either end
+    rank = _rank(len(values))
     ends = (float(ordered[rank - 1]), float(ordered[-rank])) if rank else (math.nan, math.nan)
     return float(np.median(values)), Interval(*ends)
+
+
+@cache
+def _rank(n: int) -> int:
+    """Count the values that may lie below either end of a median's interval."""
+    return int(stats.binom.ppf((1 - LEVEL) / 2, n, 0.5))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

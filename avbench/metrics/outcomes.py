@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -102,31 +103,47 @@ class Outcomes:
             raise IncompleteRun(f"sample {sample} has {what}{more}; {FINISH}")
 
 
+_KNOWN: WeakKeyDictionary[Rows, Outcomes] = WeakKeyDictionary()  # so that every metric need not read again
+
+
 def read(rows: Rows) -> Outcomes:
-    """Turn stored rows into one table of outcomes.
+    """Turn stored rows into one table of outcomes, once.
 
     Raises:
         IncompleteRun: if there are no clean rows, or a sample was attacked but has none.
         RunConflict: if a sample has two rows in one cell.
     """
-    keys = rows.frame[KEY].astype(str)
-    if (twice := keys.duplicated()).any():
-        sample, threat, attack = keys[twice].iloc[0]
-        raise RunConflict(f"sample {sample} has two rows for {threat}, {attack}; score one run at a time")
-    cells = sorted(_cells(keys) | set(rows.cells))
-    if (CLEAN, NONE) not in cells:
+    if rows not in _KNOWN:
+        _KNOWN[rows] = _read(rows)
+    return _KNOWN[rows]
+
+
+def _read(rows: Rows) -> Outcomes:
+    factors = (pd.factorize(rows.frame[name].astype(str), sort=True, use_na_sentinel=False) for name in KEY)
+    (sample, ids), (threat, threats), (attack, attacks) = factors  # of each row a code, and what it stands for
+    codes, cell = np.unique(threat * len(attacks) + attack, return_inverse=True)
+    places = cell * len(ids) + sample
+    if len(np.unique(places)) < len(places):
+        twice = pd.Series(places).duplicated().argmax()
+        about = ids[sample[twice]], threats[threat[twice]], attacks[attack[twice]]
+        raise RunConflict("sample {} has two rows for {}, {}; score one run at a time".format(*about))
+    marks = np.full((len(codes), len(ids)), np.nan)
+    marks.flat[places] = rows.frame["correct"].to_numpy(dtype=np.float64, na_value=np.nan)
+    found = {(threats[i], attacks[j]): own for i, j, own in zip(*divmod(codes, len(attacks)), marks, strict=True)}
+    if (CLEAN, NONE) not in {*found, *rows.cells}:
         raise IncompleteRun(f"there are no rows with threat {CLEAN!r} and attack {NONE!r}; {FINISH}")
-    correct = rows.frame["correct"].to_numpy(dtype=np.float64, na_value=np.nan)
-    samples, ids = pd.factorize(keys["sample"], sort=True)
-    marks = {cell: np.full(len(ids), np.nan) for cell in cells}
-    found = keys.groupby(["threat", "attack"]).indices
-    for cell in _cells(keys):
-        marks[cell][samples[found[cell]]] = correct[found[cell]]
-    parsed = {threat: parse_threat(threat) for threat, _ in cells if threat != CLEAN}
-    threats = dict(sorted(parsed.items(), key=lambda item: _order(item[1])))
-    outcomes = Outcomes(pd.Index(ids), marks, threats)
+    outcomes = _arrange(pd.Index(ids), found, rows.cells)
     outcomes.unattacked()  # refuses samples without a clean row
     return outcomes
+
+
+def _arrange(samples: pd.Index[str], found: dict[Cell, NDArray[np.float64]], cells: Iterable[Cell]) -> Outcomes:
+    """Put marks in order, with those cells too that have none."""
+    marks = {cell: found.get(cell, np.full(len(samples), np.nan)) for cell in sorted({*found, *cells})}
+    parsed = {
+        threat: parse_threat(threat) for threat in dict.fromkeys(threat for threat, _ in marks if threat != CLEAN)
+    }
+    return Outcomes(samples, marks, dict(sorted(parsed.items(), key=lambda item: _order(item[1]))))
 
 
 def align(runs: Sequence[Rows]) -> list[Outcomes]:
@@ -136,7 +153,8 @@ def align(runs: Sequence[Rows]) -> list[Outcomes]:
         IncompleteRun: if they have no sample in common.
         ProtocolMismatch: if they were attacked under different threats.
     """
-    suites = [{cell for cell in _cells(rows.frame) if cell[0] != CLEAN} | set(rows.cells) for rows in runs]
+    every = [read(rows) for rows in runs]
+    suites = [{cell for cell in outcomes.marks if cell[0] != CLEAN} for outcomes in every]
     suite = sorted(set.union(*suites))
     for cells in suites:
         own = {threat for threat, _ in cells}
@@ -145,16 +163,10 @@ def align(runs: Sequence[Rows]) -> list[Outcomes]:
         if other:
             known = ", ".join(sorted(own))
             raise ProtocolMismatch(f"one run has {other[0]}, another {known}; compare runs of one suite only")
-    every = [read(Rows(rows.frame, cells=tuple(suite))) for rows in runs]
     common = pd.Index(sorted(set.intersection(*(set(outcomes.samples) for outcomes in every))))
     if common.empty:
         raise IncompleteRun("these runs have no sample in common; evaluate them on the same split")
-    return [outcomes.at(common) for outcomes in every]
-
-
-def _cells(frame: pd.DataFrame) -> set[Cell]:
-    pairs = frame[["threat", "attack"]].drop_duplicates().astype(str)
-    return set(zip(pairs["threat"], pairs["attack"], strict=True))
+    return [_arrange(one.samples, one.marks, suite).at(common) for one in every]
 
 
 def _order(threat: ThreatModel) -> tuple[int, str, list[float], str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from avbench.metrics import CLEAN, METRICS, Rows, Score
 from avbench.metrics.intervals import median
 from avbench.threats import parse_threat
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 UNITS: dict[str, Literal["dB", "input units"]] = {
     "audio_linf": "input units",
@@ -36,16 +39,19 @@ def perceptibility(rows: Rows) -> list[Score]:
     >>> [(score.metric, score.threat, score.value, score.n, score.unit) for score in perceptibility(run)]
     [('median-audio-linf', 'XA:linf:0.1', 0.1, 3, 'input units')]
     """
-    attacked = rows.frame[rows.frame["threat"].astype(str) != CLEAN]
+    sizes = {column: rows.frame[column].to_numpy(dtype=np.float64) for column in UNITS}
+    grouped = rows.frame.groupby(["threat", "attack"], observed=True).indices
+    cells: dict[tuple[str, str], NDArray[np.intp]] = dict(grouped)  # type: ignore[arg-type]
     scores = []
-    for (threat, attack), cell in attacked.groupby(["threat", "attack"], observed=True):
+    for threat, attack in sorted(cells):
+        budgets = parse_threat(threat).budgets if threat != CLEAN else {}
         for column, unit in UNITS.items():
-            values = cell[column].to_numpy(dtype=np.float64)
+            values = sizes[column][cells[threat, attack]]
             values = values[~np.isnan(values)]
-            if column.partition("_")[0] not in parse_threat(str(threat)).budgets or not len(values):
+            if column.partition("_")[0] not in budgets or not len(values):
                 continue
             value, (low, high) = median(values)
             if np.isfinite(value):
                 name = f"median-{column.replace('_', '-')}"
-                scores.append(Score(name, str(threat), str(attack), value, low, high, len(values), unit))
+                scores.append(Score(name, threat, attack, value, low, high, len(values), unit))
     return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,10 +32,16 @@ def sign_flip_test(differences: NDArray[np.int_]) -> float:
     chances = np.ones(1)  # of each sum of the sizes that come out positive
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         spread = np.zeros(size * count + 1)
-        spread[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        spread[::size] = _chances(count)
         chances = np.convolve(chances, spread)
     total, observed = int(sizes @ counts), abs(int(differences.sum()))
     return min(1.0, 2 * float(chances[(total + observed) // 2 :].sum()))
+
+
+@lru_cache(maxsize=10_000)
+def _chances(count: int) -> NDArray[np.float64]:
+    """Binomial chances of 0 to `count` at one half."""
+    return np.asarray(stats.binom.pmf(np.arange(count + 1), count, 0.5))
 
 
 def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from avbench import files
@@ -15,7 +15,7 @@ from avbench.metrics.outcomes import TRIPLE
 from avbench.site.columns import make_table
 from avbench.site.figures import accuracies, means
 from avbench.site.records import Record, Run
-from avbench.site.scored import Scored, rows_of, why_unranked
+from avbench.site.scored import Scored, why_unranked
 from avbench.site.tables import Table
 from avbench.summarize import rank, score
 from avbench.threats import ThreatModel, parse_threat
@@ -23,7 +23,7 @@ from avbench.threats import ThreatModel, parse_threat
 __all__ = ["Board", "Scored", "find_card", "make_boards", "why_unranked"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Board:
     """Runs on the same samples under the same threats and attacks."""
 
@@ -121,7 +121,8 @@ def _board(name: str, runs: list[Run]) -> Board:
     baseline = kept.get(card.baseline) if card and card.baseline else None
     if baseline and not baseline.complete:
         baseline = None
-    scored = [Scored(run, score(rows_of(run, baseline))) for run in kept.values()]
+    beside = None if baseline is None else baseline.frame
+    scored = [Scored(run, score(replace(run.rows, baseline=beside))) for run in kept.values()]
     return Board(name, card, _place(scored))
 
 
@@ -143,7 +144,8 @@ def _check(run: Run, card: Card | None) -> None:
     if card and run.multilabel != (card.task == "multilabel"):
         raise DataError(f"{run.folder / 'rows.parquet'} does not hold the rows of a {card.task} dataset")
     allowed = {(cell.threat, cell.attack) for cell in run.record.cells}
-    strangers = [key for key, _ in run.frame.groupby(["threat", "attack"]) if key not in allowed and key[0] != CLEAN]
+    cells = run.frame[["threat", "attack"]].drop_duplicates().itertuples(index=False, name=None)
+    strangers = [cell for cell in cells if cell not in allowed and cell[0] != CLEAN]
     if strangers:
         raise DataError(f"{run.folder / 'rows.parquet'} holds rows of {strangers[0]}, which run.json does not name")
 
@@ -157,7 +159,7 @@ def _place(scored: list[Scored]) -> list[Scored]:
         return sorted(scored, key=_order)
     placed = []
     if able:
-        for row in rank({name: rows_of(one.run) for name, one in able.items()}).to_dict("records"):
+        for row in rank({name: one.run.rows for name, one in able.items()}).to_dict("records"):
             one = able[row["run"]]
             placed.append(Scored(one.run, one.scores, int(row["rank"]), int(row["tie_group"])))
     return placed + sorted(rest, key=_order)

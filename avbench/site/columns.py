@@ -16,7 +16,7 @@ from avbench.metrics.intervals import proportion
 from avbench.metrics.outcomes import read
 from avbench.site.figures import ATTACKS, Figure
 from avbench.site.records import visible
-from avbench.site.scored import Scored, rows_of, why_unranked
+from avbench.site.scored import Scored, why_unranked
 from avbench.site.tables import Cell, Column, Row, Table, View, number
 
 FIRST: tuple[View, ...] = ("overview", "provenance")
@@ -67,14 +67,14 @@ def _model(scored: Scored) -> Cell:
 def _worst_case(scored: Scored) -> Cell:
     if scored.run.multilabel:
         return None
-    outcomes = read(rows_of(scored.run))
+    outcomes = read(scored.run.rows)
     right = np.logical_and.reduce([outcomes.clean, *map(outcomes.robust, outcomes.threats)])
     score = proportion(("worst-case", "", WORST_CASE), right)
     return number(score.value, score.low, score.high)
 
 
 def _best_known(scored: Scored) -> Cell:
-    value = best_known_avg(rows_of(scored.run), scored.run.counters)
+    value = best_known_avg(scored.run.rows, scored.run.counters)
     return None if value is None else number(value)
 
 

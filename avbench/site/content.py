@@ -35,7 +35,7 @@ class Group:
     reported: list[Reported] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """One run on a model's page."""
 
@@ -80,7 +80,7 @@ class Entry:
         name = "Clean" if threat is None else threat.label if self.board.short else row["threat"]
         return WORDS.get(row["metric"]) or f"{name} {SUFFIXES.get(row['metric'], '')}".strip()
 
-    @property
+    @cached_property
     def scores(self) -> list[dict[str, Any]]:
         """All scores, headline figures first."""
         rows: list[dict[str, Any]] = []

@@ -48,7 +48,7 @@ class Event(BaseModel):
 FIELDS = tuple(Event.model_fields)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Retired(Entry):
     """A run that is on no board: a person withdrew it, or another run of its model stands there."""
 
@@ -140,9 +140,8 @@ def follow(boards: Sequence[Board], retired: Sequence[Retired]) -> Iterator[Even
 
 def average(entry: Entry) -> str:
     """Worst-case Avg as shown, or nothing."""
-    s = entry.scored.scores
-    found = s["value"][(s["metric"] == "avg") & (s["attack"] == WORST_CASE)]
-    return show(float(found.iloc[0])) if len(found) else ""
+    found = entry.scored.by_name.get(("avg", MEAN_OF_THREATS, WORST_CASE))
+    return "" if found is None else show(found.value)
 
 
 def merge(content: Content) -> list[Event]:

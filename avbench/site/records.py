@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from avbench.counter import Counter, counter_folders, read_counter
 from avbench.diagnose import Health, read_health, read_review
 from avbench.errors import DataError, StaleCounter
 from avbench.form import Claim
+from avbench.metrics import Rows
 
 LARGEST = 4_000_000  # bytes of a run.json
 
@@ -179,6 +181,16 @@ class Run:
     def multilabel(self) -> bool:
         """Tell whether its clips have several labels."""
         return "scores" in self.frame
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Its rows as metrics read them, with all cells of its suite: one that nothing survived to meet has no row."""
+        return Rows(self.frame, cells=tuple(itertools.product(self.record.threats, self.record.attacks)))
+
+    @cached_property
+    def samples(self) -> frozenset[str]:
+        """On which clips it ran."""
+        return frozenset(self.frame["sample"].unique())
 
     @cached_property
     def health(self) -> Health | None:

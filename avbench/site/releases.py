@@ -39,14 +39,24 @@ class Release:
 
 def numbers(boards: Sequence[Board]) -> pd.DataFrame:
     """List every score of every run on the boards, one a row; `board_id` tells boards apart that share a name."""
-    parts = [_numbers(Entry(board, scored)) for board in boards for scored in board.runs]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["board_id"])
+    return _numbers([Entry(board, scored) for board in boards for scored in board.runs])
 
 
-def _numbers(entry: Entry) -> pd.DataFrame:
-    run, scores = entry.scored.run, entry.scored.scores
+def _numbers(entries: Sequence[Entry]) -> pd.DataFrame:
+    if not entries:
+        return pd.DataFrame(columns=["board_id"])
+    scores = pd.concat([entry.scored.scores for entry in entries], ignore_index=True)
+    headline = scores["metric"].isin(HEADLINES) & scores["attack"].isin([NONE, WORST_CASE])
+    about = pd.DataFrame(list(map(_about, entries))).astype({"rank": "Int64", "tie_group": "Int64"})
+    repeated = about.loc[about.index.repeat([len(entry.scored.scores) for entry in entries])].reset_index(drop=True)
+    return pd.concat([repeated, scores.assign(headline=headline)], axis="columns")
+
+
+def _about(entry: Entry) -> dict[str, Any]:
+    """Tell what all scores of a run share."""
+    run = entry.scored.run
     record = run.record
-    about: dict[str, Any] = {
+    return {
         "board_id": _board_id(run),
         "dataset": record.dataset.name,
         "board": entry.board.name,
@@ -57,12 +67,9 @@ def _numbers(entry: Entry) -> pd.DataFrame:
         "rows_sha256": record.rows_sha256,
         "date": record.provenance.date,
         "state": "ranked" if entry.scored.place is not None else entry.state,
-        "rank": pd.array([entry.scored.place] * len(scores), dtype="Int64"),
-        "tie_group": pd.array([entry.scored.tie_group] * len(scores), dtype="Int64"),
+        "rank": entry.scored.place,
+        "tie_group": entry.scored.tie_group,
     }
-    headline = scores["metric"].isin(HEADLINES) & scores["attack"].isin([NONE, WORST_CASE])
-    frame = scores.assign(**about, headline=headline)
-    return frame[[*about, *scores.columns, "headline"]]
 
 
 def _board_id(run: Run) -> str:
@@ -139,7 +146,7 @@ def unexplained(content: Content) -> list[Event]:
         if old.withdrawn:
             gone.add((_board_id(old), old.record.model.id))
         elif new and old.record.provenance.created < new.record.provenance.created:
-            before |= shown(_numbers(one))
+            before |= shown(_numbers([one]))
     if content.releases:
         before = shown(content.releases[-1].numbers) | before
     return [

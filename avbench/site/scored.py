@@ -9,7 +9,7 @@ import pandas as pd
 
 from avbench.diagnose import COVERAGE
 from avbench.form import Claim
-from avbench.metrics import Rows, Score
+from avbench.metrics import Score
 from avbench.site.figures import Figure
 from avbench.site.records import Run
 from avbench.site.tables import Cell, number
@@ -47,12 +47,6 @@ class Scored:
         if "overview" not in figure.column.views:
             return number(score.value, digits=figure.column.digits)
         return number(score.value, score.low, score.high, figure.column.digits)
-
-
-def rows_of(run: Run, baseline: Run | None = None) -> Rows:
-    """Read a run as metrics do, with all cells of its suite: one that nothing survived to meet has no row."""
-    cells = tuple((threat, attack) for threat in run.record.threats for attack in run.record.attacks)
-    return Rows(run.frame, baseline.frame if baseline else None, cells)
 
 
 def why_unranked(run: Run) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
 
@@ -59,16 +60,17 @@ class Chart:
     @property
     def png(self) -> bytes:
         """Draw it as a picture, in the font that matplotlib brings, so that no machine draws it otherwise."""
-        from matplotlib import get_data_path
-        from resvg_py import svg_to_bytes
+        return _picture(self.svg)
 
-        font = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-        return bytes(
-            svg_to_bytes(
-                svg_string=self.svg,
-                zoom=ZOOM,
-                skip_system_fonts=True,
-                font_files=[str(font)],
-                font_family="DejaVu Sans",
-            )
+
+@lru_cache(maxsize=2000)  # a site is built again when a run comes in, and most of its charts are as before
+def _picture(svg: str) -> bytes:
+    from matplotlib import get_data_path
+    from resvg_py import svg_to_bytes
+
+    font = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return bytes(
+        svg_to_bytes(
+            svg_string=svg, zoom=ZOOM, skip_system_fonts=True, font_files=[str(font)], font_family="DejaVu Sans"
         )
+    )

@@ -19,7 +19,6 @@ from avbench.site.charts.plots import Guide, Line, Point, lines, scatter
 from avbench.site.charts.strength import Family, families
 from avbench.site.charts.svg import Style, fitted, percent
 from avbench.site.content import Entry
-from avbench.site.scored import rows_of
 from avbench.site.tables import WITHOUT_SCRIPT
 
 MEASURES = {  # of geometry: words, and unit
@@ -74,7 +73,7 @@ def _strength(entry: Entry) -> Iterator[Chart]:
 
 def _reference(one: Scored, scored: Scored) -> bool:
     """Tell whether a run reads one modality and saw the same samples."""
-    return one.run.record.model.unimodal and set(one.run.frame["sample"]) == set(scored.run.frame["sample"])
+    return one.run.record.model.unimodal and one.run.samples == scored.run.samples
 
 
 def _read_by(scored: Scored, found: Sequence[Family]) -> list[Family]:
@@ -99,7 +98,7 @@ def _classes(entry: Entry) -> Iterator[Chart]:
     run, board = entry.scored.run, entry.board
     if run.multilabel or not board.short:
         return
-    outcomes = read(rows_of(run))
+    outcomes = read(run.rows)
     clean = run.frame[(run.frame["threat"] == CLEAN) & (run.frame["attack"] == NONE)].set_index("sample")
     labels = clean["label"].reindex(outcomes.samples).to_numpy()
     right = [outcomes.clean, *(outcomes.robust(text) for text in board.threats)]

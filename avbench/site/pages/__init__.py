@@ -9,6 +9,7 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +41,7 @@ class Render(Protocol):
     def __call__(self, path: str, template: str, **context: Any) -> File: ...  # noqa: D102
 
 
+@cache  # with its compiled templates
 def environment() -> Environment:
     """Make the template environment: autoescape on, unknown names are errors."""
     env = Environment(

@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pandas as pd
+
 from avbench.site.content import Content, Entry
 from avbench.site.pages import File, Render
 from avbench.site.releases import numbers
@@ -33,7 +35,8 @@ def files(content: Content, render: Render) -> Iterator[File]:
             paths = {f"{entry.key}/{name}": folder / name for name in ("rows.parquet", "run.json")}
             runs.append((entry, [_download(name, path.read_bytes()) for name, path in paths.items()]))
             yield from ((f"data/{name}", path) for name, path in paths.items())
-    summary = {"boards.parquet": _parquet(content), "boards.csv": _csv(content)}
+    frame = numbers(content.boards)
+    summary = {"boards.parquet": _parquet(frame), "boards.csv": _csv(frame)}
     yield from ((f"data/{name}", data) for name, data in summary.items())
     summaries = [_download(name, data) for name, data in summary.items()]
     every = [*summaries, *(download for _, downloads in runs for download in downloads)]
@@ -47,14 +50,13 @@ def _download(name: str, data: bytes) -> Download:
     return Download(name, len(data), hashlib.sha256(data).hexdigest())
 
 
-def _parquet(content: Content) -> bytes:
+def _parquet(frame: pd.DataFrame) -> bytes:
     file = io.BytesIO()
-    numbers(content.boards).to_parquet(file, compression="snappy", index=False)
+    frame.to_parquet(file, compression="snappy", index=False)
     return file.getvalue()
 
 
-def _csv(content: Content) -> bytes:
-    frame = numbers(content.boards)
-    for name in frame.select_dtypes(["object", "string"]):
-        frame[name] = frame[name].map(lambda x: f"'{x}" if isinstance(x, str) and x.startswith(RISKY) else x)
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+def _csv(frame: pd.DataFrame) -> bytes:
+    texts = frame.select_dtypes(["object", "string"])
+    safe = texts.map(lambda x: f"'{x}" if isinstance(x, str) and x.startswith(RISKY) else x)
+    return frame.assign(**safe).to_csv(index=False, lineterminator="\n").encode()

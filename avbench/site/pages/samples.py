@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from avbench.evidence import read_evidence
-from avbench.metrics import Rows
 from avbench.metrics.intervals import mean, proportion
 from avbench.metrics.outcomes import TRIPLE, Outcomes, read
 from avbench.metrics.significance import sign_flip_test
@@ -82,7 +81,7 @@ def _data(board: Board) -> dict[str, Any]:
     threats = board.threats
     figures = heads(list(threats.values()))
     curves = _curves(board)
-    outcomes = [_outcomes(scored) for scored in board.runs]
+    outcomes = [read(scored.run.rows) for scored in board.runs]
     samples = pd.Index(sorted(set().union(*(found.samples for found in outcomes))))
     marks = [_marks(found, list(threats), len(figures), samples) for found in outcomes]
     return {
@@ -121,11 +120,6 @@ def _evidence(scored: Scored) -> dict[str, str]:
     record = scored.run.record
     found = read_evidence(scored.run.folder, {"run": record.run, "rows_sha256": record.rows_sha256})
     return {one.sample: anchor(scored.run, one.sample) for one in found.exhibits} if found else {}
-
-
-def _outcomes(scored: Scored) -> Outcomes:
-    run = scored.run
-    return read(Rows(run.frame, cells=tuple(itertools.product(run.record.threats, run.record.attacks))))
 
 
 def _marks(outcomes: Outcomes, threats: list[str], figures: int, samples: pd.Index[str]) -> Marks:
