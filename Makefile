@@ -16,11 +16,11 @@ demo: .venv
 	$(BIN)/avbench leaderboard build --results runs/demo --out build/site
 
 test: .venv
-	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 
 # What is long, or one of many alike.
 test-slow: .venv
-	$(BIN)/python -m pytest --numprocesses 2 -m slow
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
 
 lint: .venv
 	$(BIN)/ruff format --check .

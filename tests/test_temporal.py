@@ -355,6 +355,7 @@ def test_a_zero_embedding_stays_zero() -> None:
     torch.testing.assert_close(unit(torch.tensor([[3.0, 4.0]])), torch.tensor([[0.6, 0.8]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["variance", "alignment"])
 def test_each_term_ends_lower_than_after_mim_on_a_trained_model(kind: str) -> None:
     module = find_candidate("avbench--synthav-concat")[0].module

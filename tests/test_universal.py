@@ -250,6 +250,7 @@ def test_a_fit_is_never_made_again_nor_taken_from_another_cell(
     pd.testing.assert_frame_equal(rows_of(tmp_path / "full"), full)
 
 
+@pytest.mark.slow
 def test_another_model_or_other_numerics_fit_anew(tmp_path: Path, opened: list[str]) -> None:
     for changes in ({}, {"batch_size": 16}, {"model": Wavy(1), "seed": 1}):
         fresh = rows_of(tmp_path / f"fresh {len(changes)} {'model' in changes}", **changes)
