@@ -191,6 +191,7 @@ def test_a_card_shows_every_flag_with_its_value_threshold_and_n(pages: dict[str,
     assert sorted((name, where) for name, where, *_ in found) == sorted((n, w) for n, ws in FLAGS.items() for w in ws)
     assert ("zero-gradients", "video", "raised", "100.00", "1.00", "64") in found
     assert ("zero-gradients", "audio", "passed", "0.00", "1.00", "64") in found
+    assert [name for name in FLAGS if name not in pages["method.html"].text] == []
     assert "Accepted by a person" not in page
     accepted = card(pages, "accepted").text
     assert "Accepted by a person: silent clips " in " ".join(accepted.split())
