@@ -20,6 +20,7 @@ from avbench.site.boards import Board, make_boards
 from avbench.site.content import Content
 from avbench.site.pages import boards as pages
 from avbench.site.pages import environment
+from avbench.site.published import Reported
 from avbench.site.records import read_runs
 from avbench.site.tables import WITHOUT_SCRIPT, Column, Row, Table
 
@@ -182,17 +183,29 @@ def test_a_view_can_be_cited(board: Board) -> None:
     assert about["bibtex"].count("{") == about["bibtex"].count("}")
 
 
-def test_a_page_of_300_rows_keeps_to_its_budget(tmp_path: Path) -> None:
+def large(n: int) -> Table:
+    """Make a board of n rows as long as real ones get."""
     columns = [Column("Rank", "rank"), Column("Model", "model"), *(Column(f"c{i}") for i in range(13)),
                *(Column(f"d{i}", views=("attacks",)) for i in range(21))]  # fmt: skip
     row = Row([[100, "group 20"], ["A model with a long name", "avbench--a-long-name", "0123456789ab"],
                *([50.25, 45.75, 55.75] for _ in range(13)), *(50.25 for _ in range(21))], "ranked")  # fmt: skip
+    return Table(columns, [row] * n)
+
+
+@pytest.mark.parametrize("n", [300, 5000])
+def test_a_page_of_many_rows_keeps_to_its_budget(tmp_path: Path, n: int) -> None:
     macros = environment().get_template("macros.html.j2").make_module({"root": "../../"})
-    html = macros.board(Table(columns, [row] * 300), "caption")  # type: ignore[attr-defined]
+    html = macros.board(large(n), "caption")  # type: ignore[attr-defined]
     assert len(html.encode()) < 80_000  # of 120 KB; the rest is for what stands around it
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     shown = [one for one in Page(tmp_path / "page.html").rows if one]
     assert (len(shown), len(shown[0])) == (WITHOUT_SCRIPT, 15)
+
+
+def test_5000_rows_are_fed_in_less_than_three_megabytes() -> None:
+    reported = Reported("ave", "tian2021", "9", large(5000), ())
+    written = dict(pages.files(Content([], [reported]), lambda path, template, **context: (path, "")))
+    assert 2_000_000 < len(written["data/lb/ave/tian2021-table9.js"]) < 3_000_000
 
 
 def test_a_model_of_which_nothing_survives_has_zero_and_no_gap() -> None:

@@ -171,9 +171,8 @@ def test_hostile_titles_stay_text_there_too(seen: Watched, site: Path) -> None:
     assert "hacked" not in page.title()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(browser: Any, site: Path, scheme: str) -> None:  # noqa: F811
-    phone = Watched(browser, offline=True, color_scheme=scheme, viewport={"width": 375, "height": 700})
+def test_it_fits_a_phone(browser: Any, site: Path) -> None:  # noqa: F811
+    phone = Watched(browser, offline=True, viewport={"width": 375, "height": 700})
     for board in ("cvpr21-attack", "strength-curve"):
         page = open_page(phone, site, f"#board=synthav/{board}")
         page.locator("#result summary").first.click()

@@ -220,9 +220,8 @@ def test_published_files_are_packed_so_that_browsers_read_them(tmp_path: Path) -
         assert {group.column(i).compression for i in range(group.num_columns)} == {"SNAPPY"}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(browser: Any, site: Path, scheme: str) -> None:  # noqa: F811
-    phone = Watched(browser, offline=True, color_scheme=scheme, viewport={"width": 375, "height": 700})
+def test_it_fits_a_phone(browser: Any, site: Path) -> None:  # noqa: F811
+    phone = Watched(browser, offline=True, viewport={"width": 375, "height": 700})
     phone.page.goto((site / "try.html").as_uri())
     for content in (RUNS[0] / "rows.parquet", b"x" * 9):
         drop(phone.page, content if isinstance(content, bytes) else content.read_bytes(), f"{'long' * 40}.parquet")
