@@ -164,7 +164,7 @@ def main() -> None:
         facts = [
             ["48 committed runs, whole site, CPU s", committed],
             [f"{RUNS} generated runs on one board, whole site, CPU s", built],
-            ["outcomes and all pairs of these for the compare page, kB", (site / PAIRS).stat().st_size / 1e3],
+            ["outcomes and pairs of these for the compare page, kB", (site / PAIRS).stat().st_size / 1e3],
             ["media of the heaviest model page, all loaded late (limit 1,500), kB", media(real)],
         ]
         told = f"{platform.machine()}, {os.cpu_count()} cores, Chromium {browser.version}"

@@ -21,6 +21,7 @@ from avbench.site.boards import make_boards
 from avbench.site.content import Content
 from avbench.site.pages import samples
 from avbench.site.records import read_runs
+from avbench.site.tables import MISSING
 
 RESULTS = Path(__file__).resolve().parent.parent / "leaderboard" / "results" / "avmnist-test-256-standard@1"
 MODELS = ("concat", "minsim", "g-blend", "audio")  # nothing of the last two survives XA, so XAV has no row
@@ -51,8 +52,8 @@ def bits(data: Any, run: int, figure: int) -> np.ndarray[Any, np.dtype[np.bool_]
 def test_every_pair_is_what_the_package_says_to_the_last_digit(real: Any) -> None:
     folders = [RESULTS / run["id"] for run in real["runs"]]
     pairs = iter(real["pairs"])
-    for i, one in enumerate(folders):
-        for other in folders[i + 1 :]:
+    for j, other in enumerate(folders):
+        for one in folders[:j]:
             found = api.compare(one, other)
             assert len(found) == len(real["figures"])
             for shown, row in zip(next(pairs), found.to_dict("records"), strict=True):
@@ -118,7 +119,7 @@ def test_the_page_shows_what_its_data_say(seen: Watched, site: Path) -> None:
         next(i for i, r in enumerate(data["runs"]) if r["id"] == f"avbench--{n}") for n in ("strong", "weak")
     ]
     assert one < other
-    pairs = [(i, j) for i in range(len(data["runs"])) for j in range(i + 1, len(data["runs"]))]
+    pairs = [(i, j) for j in range(len(data["runs"])) for i in range(j)]
     shown = cells(page, "Model strong minus Model weak")
     for figure, (row, pair) in enumerate(zip(shown, data["pairs"][pairs.index((one, other))], strict=True)):
         difference, low, high, p = pair
@@ -132,6 +133,28 @@ def test_the_page_shows_what_its_data_say(seen: Watched, site: Path) -> None:
     ids = [id for id, a, b in zip(data["samples"], bits(data, one, 1), bits(data, other, 1), strict=True) if a > b]
     text = f"XA, only Model strong right ({len(ids)}): {', '.join(ids[:100])}"
     assert text in " ".join(page.locator("#result").inner_text().split())
+
+
+def test_pairs_beyond_the_first_runs_of_a_board_are_counted_and_the_rest_is_left_to_the_command(
+    seen: Watched, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = site / "data" / "synthav" / "cvpr21-attack.js"
+    whole, models = path.read_text(encoding="utf-8"), "avbench--strong,avbench--weak"
+    before = cells(
+        open_page(seen, site, f"#board=synthav/cvpr21-attack&models={models}"), "Model strong minus Model weak"
+    )
+    monkeypatch.setattr(samples, "PAIRED", 2)
+    boards = make_boards(read_runs([site.parent / "results"]))
+    shorter = {name: str(text) for name, text in samples.files(Content(boards, []), lambda *_: ("", ""))}  # type: ignore[arg-type]
+    assert read(shorter["data/synthav/cvpr21-attack.js"])["pairs"] == read(whole)["pairs"][:1]
+    path.write_text(f"avbenchBoard({json.dumps(read(whole) | {'pairs': []})});\n", encoding="utf-8")
+    try:
+        page = open_page(seen, site, f"#board=synthav/cvpr21-attack&models={models}")
+        shown = cells(page, "Model strong minus Model weak")
+        assert shown == [[row[0], *[MISSING] * 2, *row[3:]] for row in before]
+        assert "avbench compare RUN RUN" in page.locator("#result").inner_text()
+    finally:
+        path.write_text(whole, encoding="utf-8")
 
 
 def test_pairs_count_only_samples_that_both_have(seen: Watched, site: Path) -> None:

@@ -13,8 +13,11 @@
     const both = [data.runs[i], data.runs[j]], [one, other] = both;
     const title = html`<h3>${linked(one)} minus ${linked(other)}</h3>`;
     const lists = [];
-    const rows = data.pairs[(i * (2 * data.runs.length - i - 1)) / 2 + j - i - 1].map(([difference, low, high, p], f) => {
-      const row = [data.figures[f], html`${difference} <small>${low} to ${high}</small>`, p < 1e-4 ? "< 0.0001" : (+p).toFixed(4)];
+    const made = data.pairs[(j * (j - 1)) / 2 + i]; // of the first runs of a long board
+    const rows = (made ?? data.figures.map(() => [])).map(([difference, low, high, p], f) => {
+      const row = made
+        ? [data.figures[f], html`${difference} <small>${low} to ${high}</small>`, p < 1e-4 ? "< 0.0001" : (+p).toFixed(4)]
+        : [data.figures[f], "–", "–"];
       if (row[0] === "Avg") return [...row, "–", "–", "–", "–"];
       const found = [[], [], [], []];
       data.samples.forEach((id, s) => {
@@ -28,6 +31,7 @@
     const heads = ["Figure", "Difference", "p", "Both right", "Only first", "Only second", "Both wrong"];
     const shown = Object.keys(one.evidence).filter((id) => Object.hasOwn(other.evidence, id));
     return html`${title}${table(`${one.title} minus ${other.title}`, heads, rows)}
+      ${made ? "" : html`<p>This board is long; for these two, <code>avbench compare RUN RUN</code> prints the dashes.</p>`}
       ${shown.length ? html`<p>The same clip attacked for each: ${shown.map((id) =>
         html`<bdi>${id}</bdi> (${clip(one, id, "first")}, ${clip(other, id, "second")}) `)}</p>` : ""}
       <details><summary>Samples on which they differ</summary>${lists}</details>`;

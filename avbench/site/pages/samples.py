@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -25,6 +24,7 @@ from avbench.threats import ThreatModel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+PAIRED = 100  # runs of a board, the first ones, of which every pair is compared; pairs grow with the square of runs
 BITS = 5  # in a character, so that none needs an escape
 LEVELS = np.arange(-3, 4)  # by how many threats two models can differ on one sample
 
@@ -95,7 +95,7 @@ def _data(board: Board) -> dict[str, Any]:
             _run(scored, mark, len(threats), curves) | {"evidence": _evidence(scored) if board.card else {}}
             for scored, mark in zip(board.runs, marks, strict=True)
         ],
-        "pairs": [_pair(one, other, len(threats)) for one, other in itertools.combinations(marks, 2)],
+        "pairs": [_pair(one, marks[j], len(threats)) for j in range(min(len(marks), PAIRED)) for one in marks[:j]],
     }
 
 
