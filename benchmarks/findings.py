@@ -123,7 +123,7 @@ def answers(claim: Claim, dataset: str) -> Iterator[dict[str, str]]:
             "where": question.where if question.where in (CLEAN, MEAN_OF_THREATS) else question.where.partition(":")[0],
             "model": f"{one} {row['one']:.2f}",
             "against": f"{other} {row['other']:.2f}",
-            "difference": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
+            "difference": f"{round(row['difference'], 2) + 0:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
             "": verdict(row),
         }
 
@@ -185,7 +185,7 @@ def ratios() -> str:
         one_passes, other_passes = (passes(ROOT / "recipes" / f"{name}.yaml") for name in (one, other))
         rows.append([
             NAMES[dataset], f"{spent[one] / spent[other]:.2f}", f"{one_passes / other_passes:.2f}",
-            f"{gain['difference']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]",
+            f"{round(gain['difference'], 2) + 0:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]",
         ])  # fmt: skip
     heads = ["board", "seconds", "passes", "Avg, curriculum minus plain"]
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
