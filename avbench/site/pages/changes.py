@@ -107,7 +107,7 @@ def _tables(release: Release, cards: dict[tuple[str, str], str]) -> list[dict[st
     for _, frame in release.numbers.groupby(["dataset", "board"], sort=False):
         shown = frame[frame["headline"]]
         pairs = dict.fromkeys(zip(shown["metric"], shown["threat"], strict=True))
-        heads = sorted(pairs, key=lambda pair: HEADLINES.index(pair[0]))
+        heads = sorted(pairs, key=lambda pair: (pair[0] != "avg", HEADLINES.index(pair[0])))
         rows = [_row(rows, heads, cards) for _, rows in shown.groupby(["run", "rows_sha256"], sort=False)]
         tables.append({"track": frame["track"].iloc[0], "heads": [_head(*head) for head in heads], "rows": rows})
     return tables
