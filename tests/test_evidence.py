@@ -45,7 +45,7 @@ from avbench.evidence import (
     write_evidence,
 )
 from avbench.evidence.clips import THUMBNAIL, Pair, keep_pair, open_pair
-from avbench.evidence.make import choose, make_evidence
+from avbench.evidence.make import choose, make_evidence, rounded
 from avbench.models import build
 from avbench.sandbox import open_model
 from avbench.site.boards import make_boards
@@ -54,6 +54,7 @@ from avbench.site.evidence import Shown, find_evidence
 from avbench.site.records import read_run
 from avbench.suites import find_suite
 from avbench.threats import parse_threat
+from avbench.types import AVInput
 from avbench.verify import open_replay
 from avbench.verify.tree import check_files
 
@@ -154,6 +155,17 @@ def test_what_is_shown_is_the_clip_of_the_split_and_lies_within_the_budget(made:
             assert largest > 0, "an attack that is not seen is no evidence"
             assert Fraction(largest, scale) <= Fraction(0.006)
             assert Fraction(largest + 1, scale) > Fraction(0.006), "rounding leaves as much of the attack as it may"
+
+
+@pytest.mark.parametrize("change", [-0.01, 0.0, 0.01])
+def test_clips_at_the_ends_of_the_scale_stay_there(change: float) -> None:
+    audio, video = torch.linspace(-1, 1, 65537, dtype=torch.float64), torch.linspace(0, 1, 511, dtype=torch.float64)
+    after = AVInput((audio + change).clamp(-1, 1), (video + change).clamp(0, 1))
+    for modality, scale in (("audio", 32768), ("video", 255)):
+        one, two = (getattr(clip, modality) for clip in rounded(AVInput(audio, video), after))
+        ideal = getattr(AVInput(audio, video), modality).numpy() * scale
+        assert np.abs(one - ideal).max() <= 1
+        assert np.abs(two.astype(int) - one).max() <= abs(change) * scale
 
 
 @pytest.mark.parametrize(

@@ -493,7 +493,7 @@ def test_a_board_shows_means_over_classes_best_first_and_ranks_nobody(tmp_path: 
     assert worst == sorted(worst, reverse=True)
     assert len(set(worst)) == 3
     model = (tmp_path / "out" / "models" / "toy0.html").read_text()
-    assert "mean-average-precision" in model
+    assert "XAV mAP" in model
     assert "classes-left-out" in model
 
 

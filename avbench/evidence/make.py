@@ -154,7 +154,7 @@ def _exhibit(replay: Replay, one: Choice, judged: Judged) -> Exhibit:
     """Round a clip toward the clean one, and ask the model about all three versions."""
     run, threat = replay.run, one.cell.threat
     card, place = run.split.card, judged.kept.samples.index(one.sample)
-    pair = _rounded(judged, place)
+    pair = rounded(*(clips.pick(place) for clips in (judged.batch.inputs, judged.clips)))
     exhibit = Exhibit(
         sample=one.sample,
         threat=str(threat),
@@ -169,14 +169,14 @@ def _exhibit(replay: Replay, one: Choice, judged: Judged) -> Exhibit:
     return keep_pair(exhibit, pair, card)
 
 
-def _rounded(judged: Judged, place: int) -> Pair:
+def rounded(before: AVInput, after: AVInput) -> Pair:
     """Put a clip on the grid that a file holds; no number moves farther from the clean one."""
     clean, attacked = [], []
-    for modality, scale in (("audio", 32768), ("video", 255)):
-        before, after = (getattr(clips, modality)[place].double() for clips in (judged.batch.inputs, judged.clips))
-        grid = (before * scale).round()
-        clean.append(grid.numpy())
-        attacked.append((grid + ((after - before) * scale).trunc()).numpy())
+    for modality, scale, low, high in (("audio", 32768, -32768, 32767), ("video", 255, 0, 255)):
+        start, end = (getattr(clip, modality).double() for clip in (before, after))
+        grid = (start * scale).round()
+        clean.append(grid.clamp(low, high).numpy())
+        attacked.append((grid + ((end - start) * scale).trunc()).clamp(low, high).numpy())
     return Pair(*(Clip(audio.astype(np.int16), video.astype(np.uint8)) for audio, video in (clean, attacked)))
 
 
