@@ -95,7 +95,7 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
             name = f"{name}-{key[:8]}"
         taken.add((record.dataset.name, name))
         boards.append(_board(name, groups[key]))
-    return sorted(boards, key=lambda board: (board.record.dataset.name, board.name))
+    return sorted(boards, key=lambda b: (b.record.dataset.name, b.record.suite.name != "standard", b.name))
 
 
 def identity(run: Run) -> list[object]:
