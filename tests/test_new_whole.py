@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_clips import MINE, as_csv, put_all, refused, write_parquet
+from own_clips import MINE, as_csv, bytes_of, put, put_all, refused, root, write_parquet
 
 from avbench import files
 from avbench.datasets.cards import names, read_card

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import HubServer
 from huggingface_hub import constants
-from own_clips import MINE, as_folder, outcome, put_all, refused, write_parquet
+from own_clips import MINE, as_folder, bytes_of, outcome, put, put_all, refused, root, write_parquet
 
 from avbench import files
 from avbench.datasets import hf

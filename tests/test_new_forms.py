@@ -13,7 +13,7 @@ import pytest
 import video_sets
 from hypothesis import given
 from hypothesis import strategies as st
-from own_clips import FORMS, MINE, as_csv, outcome, table
+from own_clips import FORMS, MINE, as_csv, bytes_of, outcome, put, root, table
 
 from avbench import files
 from avbench.datasets.clips import Look, _ids

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_clips import refused, table
+from own_clips import bytes_of, put, refused, root, table
 
 from avbench.datasets.cards import read_card
 from avbench.datasets.lists import read_all

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from own_clips import DOCS, MINE, table, write_parquet
+from own_clips import DOCS, MINE, bytes_of, put, root, table, workers, write_parquet
 
 from avbench import files
 from avbench.cli import main
