@@ -492,9 +492,10 @@ def test_a_board_shows_means_over_classes_best_first_and_ranks_nobody(tmp_path: 
     worst = [float(np.mean([row[place][0] for place in places])) for row in data["rows"]]
     assert worst == sorted(worst, reverse=True)
     assert len(set(worst)) == 3
-    model = (tmp_path / "out" / "models" / "toy0.html").read_text()
-    assert "XAV mAP" in model
-    assert "classes-left-out" in model
+    assert "XAV mAP" in (tmp_path / "out" / "models" / "toy0.html").read_text()
+    for card in (tmp_path / "out" / "evals").glob("*.html"):
+        assert "mean-average-precision" in card.read_text()
+        assert "classes-left-out" in card.read_text()
 
 
 def test_a_board_refuses_rows_of_another_kind_than_its_dataset(tmp_path: Path) -> None:

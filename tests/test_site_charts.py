@@ -343,7 +343,7 @@ def test_a_transfer_matrix_names_the_source_and_holds_the_accuracies(tmp_path: P
     path = board.runs[0].run.folder / "run.json"
     path.write_text(path.read_text(encoding="utf-8").replace(sources[0], HOSTILE[2:9]), encoding="utf-8")
     with pytest.raises(DataError, match="surrogates without a name"):
-        board_charts(board)
+        board_charts(dataclasses.replace(board))
 
 
 def test_hostile_names_stay_text_and_name_no_file(board: Board) -> None:
