@@ -13,13 +13,13 @@ import pytest
 from test_site_browser import Watched, browser, pytestmark  # noqa: F401
 
 from avbench import files
-from avbench.site import build
+from avbench.site import HOME, build, read_content
+from avbench.site.releases import freeze
 
 MODELS = ("concat", "video", "minsim", "adversarial")  # of AV-MNIST
-RULES = {  # only colors differ between the themes
-    "light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa", "best-practice"],
-    "dark": ["color-contrast", "link-in-text-block"],
-}
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa", "best-practice"]
+COLORS = ["color-contrast", "link-in-text-block"]  # in which alone the themes differ
+THEMES = (("light", RULES), ("dark", COLORS), pytest.param(("dark", RULES), marks=pytest.mark.slow))
 PHONE = {"width": 375, "height": 700}
 
 
@@ -29,7 +29,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for run in (files.root() / "leaderboard" / "results").glob("avmnist-*/*"):
         if run.name.rpartition("-")[2] in MODELS:
             shutil.copytree(run, root / "results" / run.parent.name / run.name)
-    build([root / "results"], root / "site")
+    (root / "published").symlink_to(HOME / "published")
+    freeze(read_content([root / "results"], root), "2026.1", root / "releases")
+    build([root / "results"], root / "site", root)
     return root / "site"
 
 
@@ -56,7 +58,7 @@ def axe() -> str:
 
 
 KINDS = ("index.html", "lb", "reported", "models", "compare.html", "datasets", "threats", "evals", "submit.html",
-         "try.html", "data", "method.html", "changes.html", "cite.html", "404.html")  # fmt: skip
+         "try.html", "data", "method.html", "changes.html", "cite.html", "v", "404.html")  # fmt: skip
 
 
 def test_there_are_no_other_kinds_of_pages(kinds: dict[str, str]) -> None:
@@ -74,10 +76,11 @@ def open_page(watched: Watched, site: Path, name: str) -> Any:
     return watched.page
 
 
-@pytest.fixture(scope="module", params=RULES)
+@pytest.fixture(scope="module", params=THEMES, ids=["light", "dark-colors", "dark"])
 def themed(request: pytest.FixtureRequest, browser: Any) -> Iterator[tuple[Watched, list[str]]]:  # noqa: F811
-    watched = Watched(browser, offline=True, color_scheme=request.param)
-    yield watched, RULES[request.param]
+    theme, rules = request.param
+    watched = Watched(browser, offline=True, color_scheme=theme)
+    yield watched, rules
     watched.context.close()
     assert watched.complaints == []
     assert [url for url in watched.requests if not url.startswith(("file://", "data:"))] == []

@@ -24,7 +24,7 @@ MARKER = "avbench-site.txt"  # says that a folder is a built site, which the nex
 
 
 def read_content(results: Sequence[Path], home: Path = HOME) -> Content:
-    """Read all that a site shows.
+    """Read all that a site shows; releases and reasons belong to the committed results and are shown with them.
 
     Raises:
         DataError, IncompleteRun, ProtocolMismatch: if something cannot be used.
@@ -32,7 +32,9 @@ def read_content(results: Sequence[Path], home: Path = HOME) -> Content:
     runs = list(read_runs(results))
     boards = make_boards(run for run in runs if run.withdrawn is None)
     published = list(read_published(home / "published"))
-    events, releases = read_history(home / "history.csv"), read_releases(home / "releases")
+    committed = home / "results" in results
+    events = read_history(home / "history.csv") if committed else []
+    releases = read_releases(home / "releases") if committed else []
     return Content(boards, published, retire(runs, boards), events, releases)
 
 
