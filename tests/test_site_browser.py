@@ -140,7 +140,7 @@ def test_hostile_titles_stay_text(watched: Watched, site: Path) -> None:
         assert page.locator("img").count() == 0
 
 
-@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("width", [375, pytest.param(1280, marks=pytest.mark.slow)])
 def test_nothing_scrolls_sideways(browser: Any, site: Path, width: int) -> None:
     watched = Watched(browser, offline=True, viewport={"width": width, "height": 700})
     for name in PAGES:
