@@ -431,6 +431,7 @@ def partition(keys: list[Any]) -> list[set[int]]:
 # --- Real clips ---
 
 
+@pytest.mark.slow
 def test_avmnist_reuses_recordings_and_the_audit_finds_exactly_which(place: Path, real_data: Path) -> None:
     prepare("avmnist", "test", real_data)
     found = content(audit("avmnist", splits=["test"]))

@@ -229,6 +229,7 @@ def checked(folder: Path, limit: int = 8) -> dict[str, Finding]:
     return {finding.step: finding for finding in found}
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_a_thief_of_labels_knows_all_in_this_process_and_nothing_in_a_check(tmp_path: Path) -> None:
     folder = copied(tmp_path / "acme--thief")

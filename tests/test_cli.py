@@ -141,6 +141,7 @@ def test_env_says_where_things_are() -> None:
     assert Path(found["cache"]) == files.cache()
 
 
+@pytest.mark.slow
 def test_a_board_is_built_from_a_run(evaluated: Path, tmp_path: Path) -> None:
     result = run("leaderboard", "build", "--results", evaluated.parent.parent, "--out", tmp_path / "site")
     assert result.exit_code == 0, result.output

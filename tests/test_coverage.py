@@ -92,6 +92,7 @@ def test_runs_of_other_splits_are_not_compared(tmp_path: Path) -> None:
         api.compare(left, right)
 
 
+@pytest.mark.slow
 def test_a_run_ranks_from_95_percent_coverage_on_beside_runs_that_lack_others(tmp_path: Path) -> None:
     run(tmp_path, (), seed=0, name="whole", suite=PUBLISHED)
     run(tmp_path, {4, 5, 6}, seed=1, name="just", suite=PUBLISHED)  # 57 of 60: 95 %

@@ -283,6 +283,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["", pytest.param(GRAPH, marks=pytest.mark.slow)])
 def test_a_packed_submission_has_the_rows_of_the_submission(baseline: Path, tmp_path: Path, part: str) -> None:
     rows = []

@@ -131,6 +131,7 @@ def _child(folder: Path) -> Any:
     return process
 
 
+@pytest.mark.slow
 def test_standard_meets_survivors_only_and_resumes_after_kill_9_to_the_same_bytes(tmp_path: Path) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     _child(calm).join()
