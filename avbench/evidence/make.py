@@ -154,7 +154,7 @@ def _exhibit(replay: Replay, one: Choice, judged: Judged) -> Exhibit:
     """Round a clip toward the clean one, and ask the model about all three versions."""
     run, threat = replay.run, one.cell.threat
     card, place = run.split.card, judged.kept.samples.index(one.sample)
-    pair = rounded(*(clips.pick(place) for clips in (judged.batch.inputs, judged.clips)))
+    pair = rounded(*(AVInput(*(clip[place] for clip in clips)) for clips in (judged.batch.inputs, judged.clips)))
     exhibit = Exhibit(
         sample=one.sample,
         threat=str(threat),

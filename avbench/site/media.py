@@ -83,7 +83,7 @@ def make_media(what: str, pair: Pair, maps: tuple[Weights, ...], rate: int) -> M
     heard = [clip.audio.astype(np.float64) / 32768 for clip in pair]
     alts = (f"Spectrogram of {what}, clean", "The same, attacked", "Spectrogram of what the attack changed")
     levels = [(decibels(sound)[::-1] - SINE - LOW) / (HIGH - LOW) for sound in (*heard, heard[1] - heard[0])]
-    same = np.array_equal(*heard)
+    same = np.array_equal(heard[0], heard[1])
     titles = (SAME if same else "Clean", "Adversarial", "Difference")
     shown = zip(names, titles, alts, levels, strict=True)
     spectrograms = [_colored(f"{name}-sound.png", title, alt, level) for name, title, alt, level in shown]
