@@ -375,6 +375,7 @@ def make(classes):
 """
 
 
+@pytest.mark.slow
 def test_an_author_reads_one_line_with_the_reason_and_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BRANCHING)
     words = [sys.executable, "-m", "avbench", "pack", "mine.py:make", "--out", "packed"]

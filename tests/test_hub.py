@@ -135,6 +135,7 @@ def nothing_was_kept() -> bool:
     return everything(files.cache()) == set()
 
 
+@pytest.mark.slow
 def test_what_is_pushed_can_be_pulled(hub: HubServer, visit: Callable[[str], None], workers: None) -> None:
     commit = push_dataset("toy", REPO)
     assert re.fullmatch("[0-9a-f]{40}", commit)

@@ -126,6 +126,7 @@ def test_weights_that_are_not_the_pinned_ones_or_do_not_fit_are_refused(
         open_model(str(coded), arguments={"width": 3}, trust_remote_code=True, sandbox=False)
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_code_sees_what_is_part_of_its_identity_and_no_more(coded: Path) -> None:
     found = code(coded, "Looking")

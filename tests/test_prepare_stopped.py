@@ -126,7 +126,7 @@ AVBENCH = (
 )
 
 
-@pytest.mark.parametrize("moment", ["a worker starts", "a shard is written"])
+@pytest.mark.parametrize("moment", [pytest.param("a worker starts", marks=pytest.mark.slow), "a shard is written"])
 def test_ctrl_c_stops_at_once_without_a_trace_and_the_same_command_continues(root: Path, moment: str) -> None:
     rows = [["id", "label", "file"], *([f"x{i}", "a", f"{name(i % 20)}.mkv"] for i in range(120))]
     write_card("small", {"test": rows})

@@ -107,6 +107,7 @@ def test_a_map_shows_where_the_model_looks(drawn: Path) -> None:
     assert np.abs(moved).max() > 1e-3, "the attack changes where it looks"
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,6 +225,7 @@ def test_the_split_it_was_fitted_on_is_part_of_the_fingerprint(
         assert (second[name] != found) == ("universal" in name)
 
 
+@pytest.mark.slow
 def test_a_fit_is_never_made_again_nor_taken_from_another_cell(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

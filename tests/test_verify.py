@@ -342,6 +342,7 @@ def test_a_flag_that_the_rows_raise_cannot_be_left_out_of_health_json(run: Path)
         check(run)
 
 
+@pytest.mark.slow
 def test_without_clips_everything_else_is_verified_and_the_report_says_what_was_not(tmp_path: Path) -> None:
     run = make_run(tmp_path, save_adversarial=False)
     report = check(run)
@@ -352,6 +353,7 @@ def test_without_clips_everything_else_is_verified_and_the_report_says_what_was_
         check(run)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_model_of_ones_own_needs_the_model(run: Path, tmp_path: Path) -> None:
     weights = files.root() / "submissions" / MODEL / "weights.safetensors"
     mine = shutil.copy(weights, tmp_path / "mine.safetensors")
