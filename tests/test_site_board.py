@@ -215,3 +215,9 @@ def test_a_model_of_which_nothing_survives_has_zero_and_no_gap() -> None:
     [row] = cells_of(read_one(run)).values()
     assert row["XAV"][0] == 0.0
     assert row["Avg"] is not None
+
+
+def test_the_board_that_ranks_stands_first_of_its_dataset(tmp_path: Path) -> None:
+    for suite in ("cvpr21-attack", "standard", "iclr25"):
+        write_run(tmp_path, "one", suite=suite)
+    assert [board.name for board in make_boards(read_runs([tmp_path]))] == ["standard", "cvpr21-attack", "iclr25"]

@@ -231,3 +231,10 @@ def test_written_lines_keep_their_bytes(home: Path) -> None:
     assert read_history(home / "history.csv")[-1].reason == 'said "so", twice'
     with pytest.raises(BadOption, match="reason is empty"):
         explain(read(home), " ", home / "history.csv")
+
+
+def test_a_site_of_ones_own_runs_alone_shows_no_release_of_the_committed_ones(home: Path, tmp_path: Path) -> None:
+    release(home, "1.0")
+    write_run(tmp_path / "own", "mine")
+    assert read_content([home / "results", tmp_path / "own"], home).releases
+    assert read_content([tmp_path / "own"], home).releases == []
