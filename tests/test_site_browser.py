@@ -61,7 +61,12 @@ class Watched:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self.page.on("requestfailed", self.failed)
+
+    def failed(self, request: Any) -> None:
+        """A file that is missing or refused; one still loading when its page goes away is no fault."""
+        if request.failure != "net::ERR_ABORTED":
+            self.complaints.append(f"failed: {request.url}: {request.failure}")
 
     def open(self, site: Path, name: str) -> Any:
         self.page.goto((site / name).as_uri())
