@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from avbench.attacks import Attack, parse_attack
-from avbench.attacks.mask import Mask
-from avbench.attacks.transfer import Transfer
 from avbench.errors import BadOption
 from avbench.files import fingerprint
 from avbench.registry import Registry
 from avbench.threats import ThreatModel, find_threats
+
+if TYPE_CHECKING:
+    from avbench.attacks.mask import Mask
 
 Mode = Literal["every", "worst-case"]
 
@@ -57,6 +58,9 @@ def check_access(threat: ThreatModel, attack: Attack) -> None:
     Raises:
         BadOption: with what to write instead.
     """
+    from avbench.attacks.mask import Mask
+    from avbench.attacks.transfer import Transfer
+
     if isinstance(attack, Mask):
         raise BadOption(f"{attack} is a corruption, without a budget; it does not run under {threat}")
     if isinstance(attack, Transfer):
@@ -66,26 +70,46 @@ def check_access(threat: ThreatModel, attack: Attack) -> None:
         raise BadOption(f"{attack} uses the model's {attack.needs}, which {threat} does not grant")
 
 
-SUITES: Registry[Suite] = Registry("avbench.suites", "suite")
+@dataclass(frozen=True)
+class Outline:
+    """Name what is in a suite, so that listing suites imports no attack, and with it torch."""
+
+    name: str
+    summary: str
+    preset: str  # of its threats
+    attacks: str
+    mode: Mode = "every"
+    limit: int | None = None
+    version: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    def suite(self) -> Suite:
+        """Make the suite."""
+        threats, attacks = tuple(find_threats(self.preset)), tuple(map(parse_attack, self.attacks.split()))
+        published = self.limit is None
+        return Suite(self.name, self.version, self.summary, threats, attacks, self.mode, self.limit, published)
 
 
-def _register(
-    name: str, summary: str, preset: str, attacks: str, mode: Mode = "every", limit: int | None = None
-) -> Suite:
-    return Suite(
-        name,
-        version=1,
-        summary=summary,
-        threats=tuple(find_threats(preset)),
-        attacks=tuple(parse_attack(attack) for attack in attacks.split()),
-        mode=mode,
-        limit=limit,
-        published=limit is None,
-    )
+class _Suites(Registry[Suite | Outline]):
+    """Make a suite of its outline when it is asked for."""
 
+    def outline(self, name: str) -> Suite | Outline:
+        """Return what has the version and the summary of a suite."""
+        return super().get(name)
+
+    def get(self, name: str) -> Suite:
+        found = super().get(name)
+        if isinstance(found, Outline):
+            found = self._things[name] = found.suite()
+        return found
+
+
+SUITES = _Suites("avbench.suites", "suite")
 
 SUITES.register("standard")(
-    _register(
+    Outline(
         "standard",
         "Worst case of APGD-CE, APGD-DLR, TMA and Square at radius 0.006; each attacks what those before it left.",
         "standard",
@@ -94,7 +118,7 @@ SUITES.register("standard")(
     )
 )
 SUITES.register("cvpr21-attack")(
-    _register(
+    Outline(
         "cvpr21-attack",
         "Table 1 of Tian & Xu (CVPR 2021): XA and XV at radius 0.012, XAV at 0.006.",
         "cvpr21-attack",
@@ -102,7 +126,7 @@ SUITES.register("cvpr21-attack")(
     )
 )
 SUITES.register("cvpr21-attack-normalized")(
-    _register(
+    Outline(
         "cvpr21-attack-normalized",
         "Table 1 of Tian & Xu (CVPR 2021), the video radius after ImageNet normalization as in the authors' code.",
         "cvpr21-attack-normalized",
@@ -110,7 +134,7 @@ SUITES.register("cvpr21-attack-normalized")(
     )
 )
 SUITES.register("cvpr21-caption")(
-    _register(
+    Outline(
         "cvpr21-caption",
         "Table 1 of Tian & Xu (CVPR 2021) with the radii of its caption, ten times those used; for comparison only.",
         "cvpr21-caption",
@@ -118,7 +142,7 @@ SUITES.register("cvpr21-caption")(
     )
 )
 SUITES.register("cvpr21-defense")(
-    _register(
+    Outline(
         "cvpr21-defense",
         "Tables 3, 5 and 6 of Tian & Xu (CVPR 2021): every radius 0.006.",
         "standard",
@@ -126,7 +150,7 @@ SUITES.register("cvpr21-defense")(
     )
 )
 SUITES.register("strength-curve")(
-    _register(
+    Outline(
         "strength-curve",
         "Figures 3, 7 and 8 of Tian & Xu (CVPR 2021): radii from 0 to 0.012.",
         "strength-curve",
@@ -134,7 +158,7 @@ SUITES.register("strength-curve")(
     )
 )
 SUITES.register("iclr25")(
-    _register(
+    Outline(
         "iclr25",
         "White-box attacks of Zhang et al. (ICLR 2025) at radius 0.006; the paper does not state its radii.",
         "standard",
@@ -142,7 +166,7 @@ SUITES.register("iclr25")(
     )
 )
 SUITES.register("iclr25-transfer")(
-    _register(
+    Outline(
         "iclr25-transfer",
         "Figures 5 and 6 of Zhang et al. (ICLR 2025) at radius 0.006: crafted on the baseline, which has no row.",
         "standard-transfer",
@@ -150,7 +174,7 @@ SUITES.register("iclr25-transfer")(
     )
 )
 SUITES.register("icassp22")(
-    _register(
+    Outline(
         "icassp22",
         "Li et al. (ICASSP 2022): one perturbation for all clips beside PGD, at radius 0.006; theirs is of features.",
         "standard",
@@ -158,7 +182,7 @@ SUITES.register("icassp22")(
     )
 )
 SUITES.register("quick")(
-    _register(
+    Outline(
         "quick", "A first look: worst case of FGSM and PGD at 0.006 on 64 clips; never published.", "standard",
         "fgsm pgd", mode="worst-case", limit=64,
     )
@@ -200,6 +224,8 @@ def find_suite(text: str | None, threats: tuple[str, ...] = (), attacks: tuple[s
 
 
 def _own(threats: tuple[ThreatModel, ...], wanted: tuple[Attack, ...]) -> Suite:
+    from avbench.attacks.mask import Mask
+
     attacks = tuple(attack for attack in wanted if not isinstance(attack, Mask))
     if wanted and not attacks and threats:
         raise BadOption(f"{wanted[0]} is a corruption, without a budget; leave --threat out")

@@ -19,10 +19,11 @@ REGISTRIES = {
     "suites": ("avbench.suites", "SUITES"),
     "threats": ("avbench.threats", "PRESETS"),
 }
+LISTS = sorted([*REGISTRIES, "datasets", "models"])
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(sorted([*REGISTRIES, "datasets", "models"])))
+@click.argument("what", type=click.Choice(LISTS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def listing(what: str, as_json: bool) -> None:
     """List attacks, threats, suites, datasets, models and so on."""
@@ -39,7 +40,7 @@ def _registered(what: str) -> dict[str, str]:
     module, variable = REGISTRIES[what]
     registry = getattr(importlib.import_module(module), variable)
     if what == "suites":
-        return {str(suite): suite.summary for suite in map(registry.get, registry.names())}
+        return {str(suite): suite.summary for suite in map(registry.outline, registry.names())}
     if what == "threats":
         return {name: _threats(registry.get(name)) for name in registry.names()}
     return {name: registry.summary(name) for name in registry.names()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from avbench.registry import Registry
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLEAN = "clean"  # the threat column of rows that nobody attacked
 NONE, SILENCE_AUDIO, SILENCE_VIDEO = "none", "silence-audio", "silence-video"  # their attack column
