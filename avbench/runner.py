@@ -50,7 +50,7 @@ def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptio
     device = run.victim.device
     with run.locked(), deterministic(device), seeded(device, "run"):
         folder = run.execute(quiet)
-        if suite.published and len(run.positions) == len(split.present):
+        if run.may_rank:
             record = store.read_record(folder)
             if read_health(folder, record["run"], record["rows_sha256"]) is None:
                 with working("looking for health flags", quiet):
@@ -85,7 +85,7 @@ class Run:
         self._prepare()
         order = [*self.references, *self.cells]
         with RunProgress(len(self.positions) * len(order), quiet) as self.progress:
-            if self.suite.mode == "every" or self.split.card.task == "multilabel":  # whose clips are never all right
+            if not self.worst_case:
                 self._stage(self.positions, order)
             else:
                 self._stage(self.positions, self.references)
@@ -130,6 +130,16 @@ class Run:
         return min(
             probe_micro_batch(model, first, model in gradients) for model in (self.victim, *self.crafting.models)
         )
+
+    @property
+    def may_rank(self) -> bool:
+        """Whether it is of a whole split under a published suite, so that it is diagnosed at its end."""
+        return self.suite.published and len(self.positions) == len(self.split.present)
+
+    @property
+    def worst_case(self) -> bool:
+        """Whether broken samples are left out; clips with several labels are never all right, or all wrong."""
+        return self.suite.mode == "worst-case" and self.split.card.task == "multiclass"
 
     @property
     def _identity(self) -> dict[str, Any]:

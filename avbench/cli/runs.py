@@ -64,7 +64,9 @@ def _kind(field: dataclasses.Field[Any]) -> Any:
 )
 @model_options
 @run_options
-@click.option("--dry-run", is_flag=True, help="Print cells, passes and an estimate of the time, and stop.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print cells and passes, and after a trial of ten seconds the time, and stop."
+)
 def evaluate(
     model: str,
     how: dict[str, Any],
@@ -120,11 +122,18 @@ def _print_estimate(run: Run) -> None:
     from avbench.estimate import estimate
 
     found = estimate(run)
-    total = [sum(column) for column in zip(*[one[2:] for one in found], strict=True)]
-    rows = [[*one[:-1], f"{one.seconds:.1f}"] for one in found] + [["all", "", *total[:-1], f"{total[-1]:.1f}"]]
-    click.echo(tabulate(rows, ["threat", "attack", "samples", "forward", "backward", "seconds"]))
-    if run.suite.mode == "worst-case":
-        click.echo("upper bounds: in a worst-case suite an attack runs only on samples that are still robust")
+    heads = ["threat", "attack", "samples", "forward", "backward", "seconds", "expected seconds"]
+    rows = [[*one[:5], f"{one.seconds:.1f}", f"{one.expected:.1f}"] for one in found]
+    total = [sum(column) for column in zip(*[(*one[2:6], one.expected) for one in found], strict=True)]
+    rows.append(["all", "", *total[:3], *(f"{seconds:.1f}" for seconds in total[3:])])
+    if run.worst_case or run.may_rank:
+        click.echo(tabulate(rows, heads))
+        where = (
+            "in a worst-case suite and in looking for health flags" if run.worst_case else "in looking for health flags"
+        )
+        click.echo(f"upper bounds, and what a short trial expects: {where}, broken samples are left out")
+    else:
+        click.echo(tabulate([row[:-1] for row in rows], heads[:-1]))
     click.echo(f"nothing was run; the results would go to {run.folder}")
 
 

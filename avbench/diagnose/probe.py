@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -27,6 +28,7 @@ from avbench.threats.budget import Budget
 from avbench.threats.linf import Linf
 from avbench.types import Batch, Modality, modalities_of
 
+DRAWN = 3  # passes by which it is found out whether a model answers at random
 SAMPLES = 64  # the first of the canonical order that are there
 FEW = 8  # samples at a time before it is known how many fit
 FLAT = 1e-12  # of the spread of the logits: a gradient whose l1 norm is below it is rounding
@@ -35,6 +37,30 @@ QUICK = PGD()  # far outside of the threat set, where every step counts
 BASE = PGD(steps=40)  # ten steps are too few for honest models, too; these are enough: see docs/protocol.md
 HARDER = PGD(steps=80, random_start=True)
 WEAK = (Noise(), Square(queries=200))
+
+
+class Plan(NamedTuple):
+    """What the probe runs under one threat: the weak attacks where the hard ones fail, `doubled` where some succeed."""
+
+    huge: ThreatModel  # met by every sample that is right
+    doubled: ThreatModel | None  # None: there is no room for twice the radius
+    base: Attack = BASE
+    harder: Attack = HARDER
+    weak: tuple[Attack, ...] = WEAK
+    quick: Attack = QUICK  # under `huge` and `doubled`
+
+    @classmethod
+    def of(cls, threat: ThreatModel) -> Plan:
+        """Make the plan of a threat."""
+        doubled = None
+        with contextlib.suppress(BadBudget):
+            doubled = _with(threat, lambda budget: dataclasses.replace(budget, radius=2 * budget.radius))
+        return cls(_with(threat, lambda budget: Linf(HUGE)), doubled)
+
+
+def looks(modalities: int, draws: int) -> tuple[int, int]:
+    """Count forward and backward passes a sample before any attack: of a model that reads so many modalities."""
+    return DRAWN + modalities * (2 * draws + 1), modalities * 2 * draws
 
 
 def probe(
@@ -72,7 +98,7 @@ def probe(
     reached = {modality for modality, hits in flat.items() if None not in hits}
     size = micro_batch or (probe_micro_batch(victim, batch) if len(reached) == len(flat) else FEW)
     lab = _Lab(victim, batch, stored, seed, size)
-    for threat in _largest(threats):
+    for threat in largest(threats):
         attacked = set(threat.budgets)
         if attacked & set(flat) and attacked & set(flat) <= reached:
             yield lab.probe(threat)
@@ -97,7 +123,7 @@ def _flat(victim: Victim, part: Batch, modality: Modality) -> int | None:
     return int(((of_odds.sum(dim=1) <= FLAT * spread) | (of_loss.amax(dim=1) < TINY)).sum())
 
 
-def _largest(threats: Sequence[ThreatModel]) -> list[ThreatModel]:
+def largest(threats: Sequence[ThreatModel]) -> list[ThreatModel]:
     """Of each kind the white-box threat with the largest radii; those of radius 0 attack nothing."""
     found: dict[str, ThreatModel] = {}
     for threat in threats:
@@ -145,14 +171,14 @@ class _Lab:
         """Attack where the suite failed, harder where that fails too, and far outside of the threat set."""
         inside = [text for text in self.frame["threat"].unique() if text != CLEAN]
         alive = self.right.difference(*(self._fallen(text) for text in inside if threat.contains(parse_threat(text))))
-        alive -= self.broken(threat, BASE, alive)
-        helped = self.broken(threat, HARDER, alive)
-        for weak in WEAK:
+        plan = Plan.of(threat)
+        alive -= self.broken(threat, plan.base, alive)
+        helped = self.broken(threat, plan.harder, alive)
+        for weak in plan.weak:
             self.broken(threat, weak, alive - helped)
-        self.broken(_with(threat, lambda budget: Linf(HUGE)), QUICK, self.right)
-        with contextlib.suppress(BadBudget):  # there may be no room for twice the radius
-            doubled = _with(threat, lambda budget: dataclasses.replace(budget, radius=2 * budget.radius))
-            self.broken(doubled, QUICK, self.right & self._fallen(str(threat)))
+        self.broken(plan.huge, plan.quick, self.right)
+        if plan.doubled:
+            self.broken(plan.doubled, plan.quick, self.right & self._fallen(str(threat)))
         return share("more-steps-help", WHERE[threat.label], len(helped), len(self.batch.ids))
 
     def broken(self, threat: ThreatModel, attack: Attack, samples: set[str]) -> set[str]:
