@@ -148,20 +148,28 @@ def make_clips(
         _check_modalities(victim, batch, cell, clips)
         return clips
     assert isinstance(cell.attack, Attack)
-    # The attack plays with copies; the judge's clips, labels and threat set are out of its reach.
-    shown = Batch(batch.ids, AVInput(*(clip.clone() for clip in batch.inputs)), batch.labels.clone())
     attack, model, _ = craft or Craft(cell.attack, victim)
     if isinstance(cell.attack, Transfer) and model is victim:
         raise BadOption(f"{cell.attack} needs its surrogates; use it in `avbench evaluate`")
-    rng = Rng(seed, cell.attack.identity["name"], batch.ids)
-    with seeded(victim.device, seed, *cell.columns, *batch.ids):
-        if model is not victim:
-            fixed = embed(model, shown, [m for m in MODALITIES if m not in cell.attacked])
-        oracle = Oracle(model, shown, cell.attacked, fixed, attack.needs)
-        clips = attack.run(oracle, shown, Region(cell.threat, shown.inputs), rng)
+    clips = model.rescue(lambda: _crafted(batch, cell, None if model is not victim else fixed, seed, attack, model))
     clips = AVInput(*(clip.detach().clone() for clip in clips))
     Region(cell.threat, batch.inputs).check(clips, batch.ids, str(cell.attack))
     return clips
+
+
+def _crafted(
+    batch: Batch, cell: Cell, fixed: Mapping[Modality, Tensor] | None, seed: int, attack: Attack, model: Victim
+) -> AVInput:
+    """Let an attack play with copies; the judge's clips, labels and threat set are out of its reach."""
+    assert cell.threat is not None
+    assert isinstance(cell.attack, Attack)
+    shown = Batch(batch.ids, AVInput(*(clip.clone() for clip in batch.inputs)), batch.labels.clone())
+    rng = Rng(seed, cell.attack.identity["name"], batch.ids)
+    with seeded(model.device, seed, *cell.columns, *batch.ids):
+        if fixed is None:
+            fixed = embed(model, shown, [m for m in MODALITIES if m not in cell.attacked])
+        oracle = Oracle(model, shown, cell.attacked, fixed, attack.needs)
+        return attack.run(oracle, shown, Region(cell.threat, shown.inputs), rng)
 
 
 def _check_modalities(victim: Victim, batch: Batch, cell: Cell, silenced: AVInput) -> None:

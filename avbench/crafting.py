@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from avbench.rng import seeded
 from avbench.sandbox import open_model
 from avbench.store import CellStore
 from avbench.submission import ID
+from avbench.threats import ThreatModel
 from avbench.types import Batch, Modality
 
 FILE = "fit.safetensors"  # in a cell's folder
@@ -141,14 +142,20 @@ class Crafting:
         while fit.epochs < universal.epochs:
             start, before = time.perf_counter(), model.passes.copy()
             with seeded(model.device, self._seed, "fit", fit.epochs):
-                looks = self._looks(model, cell.attacked, micro_batch)
-                perturbation = universal.epoch(fit.perturbation, cell.threat, looks)
+                perturbation = model.rescue(
+                    partial(self._epoch, universal, fit.perturbation, cell.threat, model, micro_batch)
+                )
             passes = (members * most(model.passes - before, way) for way in WAYS)
             forward, backward = (old + new for old, new in zip((fit.forward, fit.backward), passes, strict=True))
             seconds = fit.seconds + time.perf_counter() - start
             fit = Fit(perturbation, fit.epochs + 1, forward, backward, seconds)
             _write(store, fit)
         return fit
+
+    def _epoch(
+        self, universal: Universal, before: Mapping[Modality, Tensor], threat: ThreatModel, model: Victim, size: int
+    ) -> Mapping[Modality, Tensor]:
+        return universal.epoch(before, threat, self._looks(model, tuple(threat.budgets), size))
 
     def _looks(self, model: Victim, attacked: tuple[Modality, ...], micro_batch: int) -> Iterator[tuple[Oracle, Batch]]:
         still: list[Modality] = [m for m in ("audio", "video") if m not in attacked]

@@ -76,7 +76,7 @@ def probe_micro_batch(victim: Victim, batch: Batch, gradients: bool = True) -> i
 
     attacked = tuple(m for m in MODALITIES if m in modalities_of(victim.model))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        Oracle(victim, one, attacked, {}).gradient(one.inputs)
+        victim.rescue(lambda: Oracle(victim, one, attacked, {}).gradient(one.inputs))
     weights = {p.untyped_storage().data_ptr() for p in [*victim.model.parameters(), *victim.model.buffers()]}
     needed = sum(size for pointer, size in saved.items() if pointer not in weights) or 1
     share = MEMORY_SHARE

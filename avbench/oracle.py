@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avbench.errors import BadModel, BadOption, NoGradient, NonFiniteOutput
+from avbench.precision import autocast, scale_of, tf32
 from avbench.types import MODALITIES, AVInput, Batch, Modality, TwoStageModel, modalities_of
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> (batch,), to be maximized
+T = TypeVar("T")
 DRAWS = 20  # over which a gradient is averaged if the model answers at random (Athalye et al. 2018, section 4.1.2)
 
 
@@ -59,12 +62,15 @@ class Victim:
 
     `passes` counts samples by part and direction: ("audio" | "video" | "fuse" | "whole", "forward" | "backward").
     `random` tells whether the answers are drawn at random; whoever attacks sets it by `avbench.judge.drawn_at_random`.
+    `precision` is what the model computes in while an attack looks at it, inside `looked_at`; else it is float32.
 
     Raises:
         BadModel: if the model is not an nn.Module.
     """
 
     random = False
+    precision = "fp32"
+    _looked_at = False
 
     def __init__(self, model: nn.Module, classes: int, device: torch.device, draws: int = DRAWS) -> None:
         if not isinstance(model, nn.Module):
@@ -75,6 +81,29 @@ class Victim:
         self.draws = draws
         self.two_stage = isinstance(model, TwoStageModel)
         self.passes: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Compute within the block as attacks see it."""
+        before, self._looked_at = self._looked_at, True
+        try:
+            with tf32(self.precision == "tf32"):
+                yield
+        finally:
+            self._looked_at = before
+
+    def rescue(self, craft: Callable[[], T]) -> T:
+        """Repeat in float32 what makes numbers in reduced precision that are not finite, and may be in float32."""
+        try:
+            return craft()
+        except NonFiniteOutput:
+            if self.precision == "fp32":
+                raise
+        before, self.precision = self.precision, "fp32"
+        try:
+            return craft()
+        finally:
+            self.precision = before
 
     def embed(self, clips: AVInput, modality: Modality) -> Tensor:
         """Embedding of one modality; only for two-stage models."""
@@ -114,17 +143,20 @@ class Victim:
         """
         run = self.model if part == "forward" else getattr(self.model, part)
         stand_in = getattr(self.model, f"differentiable_{part}", None) if torch.is_grad_enabled() else None
+        precision = self.precision if self._looked_at else "fp32"
         try:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and stand_in is None):
-                value: Tensor = run(*(tensor.clone() for tensor in inputs))
-            if stand_in is not None:
-                smooth = stand_in(*(tensor.clone() for tensor in inputs))
-                value = value + (smooth - smooth.detach())
-            return value
+            with autocast(precision, self.device):
+                with torch.set_grad_enabled(torch.is_grad_enabled() and stand_in is None):
+                    value: Tensor = run(*(tensor.clone() for tensor in inputs))
+                if stand_in is not None:
+                    smooth = stand_in(*(tensor.clone() for tensor in inputs))
+                    value = value + (smooth - smooth.detach())
+            return value if precision == "fp32" else value.float()
         except torch.OutOfMemoryError as error:
             raise BadOption("out of memory; repeat the command with a smaller --batch-size") from error
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise BadModel(f"the model's {part} failed on a batch of {len(inputs[0])}: {error}") from error
+            where = "" if precision == "fp32" else f" in {precision}"
+            raise BadModel(f"the model's {part} failed on a batch of {len(inputs[0])}{where}: {error}") from error
 
     def count_backward(self, made: Counter[tuple[str, str]], attacked: tuple[Modality, ...]) -> None:
         """Count the backward passes to the attacked inputs that answer the forward passes made."""
@@ -168,7 +200,7 @@ class Oracle:
         """
         if self._needs == "nothing":
             raise BadModel("this attack declares that it needs nothing of the model")
-        with torch.no_grad():
+        with torch.no_grad(), self._victim.looked_at():
             return self._victim.logits(clips, self._fixed, self._batch.ids)
 
     @property
@@ -182,14 +214,18 @@ class Oracle:
         if silenced:
             clips = clips._replace(**{silenced: torch.zeros_like(getattr(clips, silenced))})
             fixed = {m: f for m, f in fixed.items() if m != silenced}
-        return self._victim.logits(clips, fixed, self._batch.ids)
+        with self._victim.looked_at():
+            return self._victim.logits(clips, fixed, self._batch.ids)
 
     def embed(self, clips: AVInput, modality: Modality) -> Tensor:
         """Embedding of one modality, with a gradient inside `gradient_of`; only if `two_stage`.
 
         Of a modality that is not attacked it is the clean clips' embedding, computed before.
         """
-        return self._fixed[modality] if modality in self._fixed else self._victim.embed(clips, modality)
+        if modality in self._fixed:
+            return self._fixed[modality]
+        with self._victim.looked_at():
+            return self._victim.embed(clips, modality)
 
     def gradient(self, clips: AVInput, objective: Objective = ascent_objective) -> Gradient:
         """Gradient of an objective of the logits; see `gradient_of`."""
@@ -220,13 +256,15 @@ class Oracle:
 
     def _draw(self, clips: AVInput, objective: Callable[[AVInput], Tensor]) -> Gradient:
         leaves = {m: getattr(clips, m).detach().requires_grad_() for m in self._attacked}
-        before = self._victim.passes.copy()
-        with torch.enable_grad():
-            loss = objective(clips._replace(**leaves))
-        self._victim.count_backward(self._victim.passes - before, self._attacked)
+        before, scale = self._victim.passes.copy(), scale_of(self._victim.precision)
         found: tuple[Tensor | None, ...] = (None,) * len(leaves)
-        if loss.requires_grad:
-            found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+        with self._victim.looked_at(), torch.enable_grad():
+            loss = objective(clips._replace(**leaves))
+            self._victim.count_backward(self._victim.passes - before, self._attacked)
+            if loss.requires_grad:
+                found = torch.autograd.grad(scale * loss.sum(), list(leaves.values()), allow_unused=True)
+        if scale != 1:
+            found = tuple(one if one is None else one / scale for one in found)
         return Gradient(loss.detach(), self._checked(dict(zip(leaves, found, strict=True)), leaves))
 
     def _checked(

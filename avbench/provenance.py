@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -19,8 +20,11 @@ _CODE = ("avbench", "datasets", "submissions", "pyproject.toml")  # what a resul
 _LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow")
 
 
-def numerics(device: torch.device, micro_batch: int) -> dict[str, Any]:
-    """Record what decides the last bits of a result; parts of different numerics are never mixed."""
+def numerics(device: torch.device, micro_batch: int, precision: str = "fp32") -> dict[str, Any]:
+    """Record what decides the last bits of a result; parts of different numerics are never mixed.
+
+    `dtype` and `tf32` are the judge's; `precision` is that in which clips were crafted, left out where it is the same.
+    """
     cuda = device.type == "cuda"
     return {
         "micro_batch": micro_batch,
@@ -30,7 +34,12 @@ def numerics(device: torch.device, micro_batch: int) -> dict[str, Any]:
         "tf32": bool(cuda and torch.backends.cuda.matmul.allow_tf32),
         "torch": torch.__version__,
         "numpy": version("numpy"),
-    }
+    } | ({} if precision == "fp32" else {"precision": precision})
+
+
+def precision_of(record: Mapping[str, Any]) -> str:
+    """In what the clips of a run were crafted, by its record."""
+    return str(record["numerics"].get("precision", "fp32"))
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

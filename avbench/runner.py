@@ -6,6 +6,7 @@ import fcntl
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from avbench.judge import drawn_at_random
 from avbench.metrics import NONE
 from avbench.options import RunOptions
 from avbench.oracle import Victim
+from avbench.precision import check_precision
 from avbench.progress import working
-from avbench.provenance import numerics, provenance
+from avbench.provenance import numerics, precision_of, provenance
 from avbench.rng import seeded
 from avbench.run_progress import RunProgress
+from avbench.sandbox.remote import RemoteModel
 from avbench.suites import Suite
 from avbench.threats import ThreatModel
 from avbench.types import AVInput, Batch
@@ -63,7 +66,8 @@ class Run:
     """One model, one split, one suite, one folder."""
 
     def __init__(self, candidate: Candidate, split: Split, suite: Suite, options: RunOptions) -> None:
-        self.candidate, self.split, self.suite, self.options = candidate, split, suite, options
+        self.candidate, self.split, self.options = candidate, split, options
+        self.suite = suite if options.precision in suite.precisions else replace(suite, published=False)
         device = find_device(options.device)
         self.victim = Victim(candidate.module, len(split.card.classes), device)
         limit = min(x for x in (options.limit, suite.limit, len(split)) if x is not None)
@@ -74,11 +78,28 @@ class Run:
         self.cells = [Cell(t, a) for t in sorted(suite.threats, key=self._depth) for a in suite.attacks]
         check_cells(split, self.cells)
         self.crafting = Crafting(candidate, split, self.victim, self.cells, options.seed)
+        self.craft_in(options.precision)
         self.parts: dict[Cell, dict[int, store.Part]] = {}  # by position of their first sample
         self.micro_batch = 0
         self.made = 0  # parts that this process has written
         self.earlier: dict[str, Any] | None = None
         self.numerics: dict[str, Any] = {}
+
+    def craft_in(self, precision: str) -> None:
+        """Let attacks look at all models in a precision.
+
+        Raises:
+            BadOption: if the device cannot compute in it, or a model is in a worker process, which computes in float32.
+        """
+        check_precision(precision, self.victim.device)
+        models = (self.victim, *self.crafting.models)
+        inner = [module for model in models for module in model.model.modules()]
+        if precision != "fp32" and any(isinstance(module, RemoteModel) for module in inner):
+            raise BadOption(
+                "a model in a worker process computes in float32; leave --precision out, or add --no-sandbox"
+            )
+        for model in models:
+            model.precision = precision
 
     def execute(self, quiet: bool) -> Path:
         """Make what is missing, then merge."""
@@ -174,6 +195,11 @@ class Run:
                 f"{self.folder} holds a run with another model, split, seed or set of attacks; "
                 "choose another --output-dir, or --fresh to discard it (in Python: RunOptions)"
             )
+        if earlier and precision_of(earlier) != self.options.precision:
+            raise RunConflict(
+                f"{self.folder} holds a run whose clips are crafted in {precision_of(earlier)}; choose another "
+                "--output-dir, or --fresh to discard it"
+            )
         if earlier and earlier["rows_sha256"] and earlier["dataset"]["evaluated"] > len(self.positions):
             raise RunConflict(
                 f"{self.folder} holds this run on {earlier['dataset']['evaluated']} samples, "
@@ -183,7 +209,7 @@ class Run:
         self.earlier = earlier
         check_stages(self.victim, first)
         self.micro_batch = self.choose_micro_batch(first, earlier)
-        self.numerics = numerics(self.victim.device, self.micro_batch)
+        self.numerics = numerics(self.victim.device, self.micro_batch, self.options.precision)
         with torch.no_grad(), seeded(self.victim.device, "answer"):
             answer = self.victim.logits(first.inputs, {}, first.ids).cpu().tolist()
         self.numerics["answer"] = files.fingerprint(answer)[:16]

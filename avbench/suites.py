@@ -35,6 +35,7 @@ class Suite:
     limit: int | None = None  # samples; a limited suite is for quick looks
     published: bool = True  # whether its rows may enter a leaderboard
     corruptions: tuple[Mask, ...] = ()
+    precisions: tuple[str, ...] = ("fp32",)  # in which clips of a run that may rank are crafted
 
     def __post_init__(self) -> None:
         """Refuse a combination that would not be what its name says."""

@@ -216,6 +216,8 @@ WORST_TOLD = {"name": "worst", "version": 1, "mode": "worst-case", "published": 
     [({"seed": 1}, "the run's fingerprint"), ({"run": "0" * 64}, "the run's fingerprint"), ({"draws": 20}, "draws"),
      ({"track": "synthav-test-standard@1"}, "the track is synthav-test-worst@1"), ({"cells": []}, "the cells"),
      ({"suite": WORST_TOLD | {"name": "quick", "published": True}}, "the suite is not quick@1"),
+     ({"suite": WORST_TOLD | {"name": "quick", "published": True}, "numerics": {"micro_batch": 4, "precision": "bf16"}},
+      "crafted in bf16, and quick@1 is published for fp32"),
      ({"suite": WORST_TOLD | {"mode": "every"}}, "the run's fingerprint"),
      ({"suite": WORST_TOLD | {"published": True}}, "no suite is called 'worst'"),
      ({"threats": ["XA:linf:0.005", "XV:linf:0.004", "XAV:linf:0.005:linf:0.004"]}, "the run's fingerprint"),

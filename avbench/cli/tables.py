@@ -24,6 +24,8 @@ def print_run(run: Path, scores: pd.DataFrame) -> None:
     record = store.read_record(run)
     data = record["dataset"]
     click.echo(f"{record['model']['id']} on {record['track']}: {data['evaluated']} of {data['size']} samples")
+    if (precision := record["numerics"].get("precision", "fp32")) != "fp32":
+        click.echo(f"clips are crafted in {precision} and judged in fp32; such a run does not rank")
     found = {(s["metric"], s["threat"], s["attack"]): _cell(s) for _, s in scores.iterrows()}
     if ("clean-accuracy", CLEAN, NONE) in found:
         _print_accuracies(record, found)

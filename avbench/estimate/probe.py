@@ -129,7 +129,7 @@ class Probe:
         oracle, clips = _Watched(craft, self.batch, cell.attacked, end), self.batch.inputs
         region, rng = Region(cell.threat, clips), Rng(seed, cell.columns[1], self.batch.ids)
         with suppress(_Enough), seeded(victim.device, seed, *cell.columns, *self.batch.ids):
-            clips = craft.attack.run(oracle, self.batch, region, rng)
+            clips = craft.model.rescue(lambda: craft.attack.run(oracle, self.batch, region, rng))
         stopped = now(victim.device)
         region.check(clips, self.batch.ids, cell.columns[1])
         correct = judge(victim, self.batch, clips, kept)["correct"]
@@ -150,7 +150,8 @@ class Probe:
         start = now(craft.model.device)
         still = [m for m in MODALITIES if m not in cell.attacked]
         oracle = Oracle(craft.model, self.batch, cell.attacked, embed(craft.model, self.batch, still))
-        perturbation = universal.epoch(zeros, cell.threat, [(oracle, self.batch)])
+        threat, looks = cell.threat, [(oracle, self.batch)]
+        perturbation = craft.model.rescue(lambda: universal.epoch(zeros, threat, looks))
         seconds = (now(craft.model.device) - start) / len(self.batch.ids)
         return craft._replace(attack=Fitted(perturbation)), seconds
 
@@ -162,10 +163,10 @@ class Probe:
         few = self._batch(min(FEW, micro_batch))
         oracle = Oracle(self._run.victim, few, MODALITIES, {})
         needs = {self._run.crafting.aim(cell).attack.needs for cell in self._run.cells}
-        ask = oracle.gradient if "gradients" in needs else oracle.logits
+        ask: Callable[[AVInput], object] = oracle.gradient if "gradients" in needs else oracle.logits
         for _ in range(2):  # the first time warms up
             start = now(self._run.victim.device)
-            ask(few.inputs)
+            self._run.victim.rescue(lambda: ask(few.inputs))
             spent = (now(self._run.victim.device) - start) / len(few.ids)
         wanted = int(seconds / (LOOKS * max(self._slices, 1) * spent))
         size = min(max(wanted, len(few.ids)), micro_batch, len(self._run.positions))

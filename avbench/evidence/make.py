@@ -23,6 +23,7 @@ from avbench.evidence import VERSION, Answer, Evidence, Exhibit, write_evidence
 from avbench.evidence.clips import Pair, keep_pair
 from avbench.evidence.tsne import make_map
 from avbench.metrics import CLEAN, NONE
+from avbench.provenance import precision_of
 from avbench.rng import seeded
 from avbench.types import MODALITIES, AVInput
 from avbench.verify import open_replay, refuse
@@ -146,7 +147,9 @@ def _craft(replay: Replay, cell: Cell, chunk: Sequence[int], path: Path) -> None
     batch = run.split.batch(chunk).to(victim.device)
     with deterministic(victim.device):
         fixed = embed(victim, batch, [m for m in MODALITIES if m not in cell.attacked])
+        run.craft_in(precision_of(replay.record))
         clips = make_clips(victim, batch, cell, fixed, run.options.seed, run.crafting.aim(cell))
+        run.craft_in("fp32")
     write_clips(path, cell.threat, batch, clips)
 
 

@@ -33,8 +33,9 @@ class Board:
 
     @cached_property
     def record(self) -> Record:
-        """What all runs share, read from the newest."""
-        return max((scored.run.record for scored in self.runs), key=lambda record: record.provenance.created)
+        """What all runs share, read from the newest, of those under a published suite if there are any."""
+        records = [scored.run.record for scored in self.runs]
+        return max(records, key=lambda record: (record.suite.published, record.provenance.created))
 
     @cached_property
     def threats(self) -> dict[str, ThreatModel]:
@@ -109,13 +110,14 @@ def identity(run: Run) -> list[object]:
 def _preference(runs: list[Run]) -> tuple[bool, bool, int, int, str]:
     record = runs[0].record
     newest = max(run.record.provenance.created for run in runs)
-    return record.suite.published, record.dataset.split == "test", record.suite.version, len(runs), newest
+    published = any(run.record.suite.published for run in runs)
+    return published, record.dataset.split == "test", record.suite.version, len(runs), newest
 
 
 def _board(name: str, runs: list[Run]) -> Board:
     card = find_card(runs[0].record.dataset.name)
-    kept: dict[str, Run] = {}  # of each model the run on most samples, of these the newest
-    for run in sorted(runs, key=lambda run: (run.record.dataset.evaluated, run.record.provenance.created)):
+    kept: dict[str, Run] = {}  # of each model the run on most samples, of these one that may rank, then the newest
+    for run in sorted(runs, key=_worth):
         _check(run, card)
         kept[run.record.model.id] = run
     baseline = kept.get(card.baseline) if card and card.baseline else None
@@ -124,6 +126,10 @@ def _board(name: str, runs: list[Run]) -> Board:
     beside = None if baseline is None else baseline.frame
     scored = [Scored(run, score(replace(run.rows, baseline=beside))) for run in kept.values()]
     return Board(name, card, _place(scored))
+
+
+def _worth(run: Run) -> tuple[int, bool, str]:
+    return run.record.dataset.evaluated, run.full_precision, run.record.provenance.created
 
 
 def _size(card: Card, split: str) -> int | None:

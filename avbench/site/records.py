@@ -20,6 +20,9 @@ from avbench.diagnose import Health, read_health, read_review
 from avbench.errors import DataError, StaleCounter
 from avbench.form import Claim
 from avbench.metrics import Rows
+from avbench.options import PRECISIONS
+from avbench.provenance import precision_of
+from avbench.suites import SUITES
 
 LARGEST = 4_000_000  # bytes of a run.json
 
@@ -158,6 +161,12 @@ class Record(_Record):
     rows_sha256: Hash
 
     @property
+    def precision(self) -> str:
+        """In what its clips were crafted."""
+        told = precision_of({"numerics": self.numerics})
+        return told if told in PRECISIONS else "a precision that is not known"
+
+    @property
     def track(self) -> str:
         """Dataset, split and suite."""
         return f"{self.dataset.name}-{self.dataset.split}-{self.suite.name}@{self.suite.version}"
@@ -176,6 +185,13 @@ class Run:
         """Tell whether every sample of the split that was to be had was evaluated."""
         dataset = self.record.dataset
         return dataset.evaluated + dataset.missing == dataset.size and dataset.evaluated > 0
+
+    @property
+    def full_precision(self) -> bool:
+        """Tell whether its clips were crafted in a precision that its suite ranks."""
+        name = self.record.suite.name
+        allowed = SUITES.get(name).precisions if name in SUITES.names() else ("fp32",)
+        return self.record.precision in allowed
 
     @property
     def multilabel(self) -> bool:

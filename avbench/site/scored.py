@@ -52,6 +52,8 @@ class Scored:
 def why_unranked(run: Run) -> str:
     """Say why a run cannot rank, or nothing if it may."""
     dataset, suite = run.record.dataset, run.record.suite
+    if not run.full_precision:
+        return f"reduced precision: clips crafted in {run.record.precision}"
     if not run.complete or 100 * dataset.coverage < COVERAGE:
         return f"partial: {dataset.evaluated} of {dataset.size}"
     if not suite.published:

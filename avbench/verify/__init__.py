@@ -20,6 +20,7 @@ from avbench.errors import BadOption, BudgetViolation, DataError, VerificationFa
 from avbench.judge import SAME
 from avbench.metrics import CLEAN, Rows
 from avbench.options import RunOptions
+from avbench.provenance import precision_of
 from avbench.runner import Run
 from avbench.sandbox import open_model
 from avbench.submission import ID
@@ -168,6 +169,8 @@ def _check_record(replay: Replay) -> Iterator[str]:
         known = SUITES.get(suite["name"])
         if (known.version, known.mode, known.digest) != (run.suite.version, run.suite.mode, run.suite.digest):
             yield f"the suite is not {known}"
+        if (precision := precision_of(record)) not in known.precisions:
+            yield f"its clips are crafted in {precision}, and {known} is published for {', '.join(known.precisions)}"
     elif suite["published"]:
         yield f"no suite is called {str(suite['name'])[:100]!a}"
     order = [*run.references, *run.cells]

@@ -55,6 +55,7 @@ class _Cell(_Part):
 
 class _Numerics(_Part):
     micro_batch: Annotated[int, Field(ge=1)]
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
 
 
 class _Record(_Part):
