@@ -165,7 +165,7 @@ def _crafted(
     assert isinstance(cell.attack, Attack)
     shown = Batch(batch.ids, AVInput(*(clip.clone() for clip in batch.inputs)), batch.labels.clone())
     rng = Rng(seed, cell.attack.identity["name"], batch.ids)
-    with seeded(model.device, seed, *cell.columns, *batch.ids):
+    with seeded(model.device, seed, *cell.columns, *batch.ids), model.hurried():
         if fixed is None:
             fixed = embed(model, shown, [m for m in MODALITIES if m not in cell.attacked])
         oracle = Oracle(model, shown, cell.attacked, fixed, attack.needs)

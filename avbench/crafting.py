@@ -155,7 +155,8 @@ class Crafting:
     def _epoch(
         self, universal: Universal, before: Mapping[Modality, Tensor], threat: ThreatModel, model: Victim, size: int
     ) -> Mapping[Modality, Tensor]:
-        return universal.epoch(before, threat, self._looks(model, tuple(threat.budgets), size))
+        with model.hurried():
+            return universal.epoch(before, threat, self._looks(model, tuple(threat.budgets), size))
 
     def _looks(self, model: Victim, attacked: tuple[Modality, ...], micro_batch: int) -> Iterator[tuple[Oracle, Batch]]:
         still: list[Modality] = [m for m in ("audio", "video") if m not in attacked]

@@ -76,8 +76,12 @@ class Victim:
         if not isinstance(model, nn.Module):
             raise BadModel(f"a model is a torch.nn.Module, not {type(model).__name__}")
         self.model = model.eval().requires_grad_(False).to(device)
+        if device.type == "cuda":  # whose convolutions are fastest so; only strides change
+            self.model.to(memory_format=torch.channels_last)
         self.classes = classes
         self.device = device
+        self.late = device.type == "cuda"  # whether `hurried` notes in place of asking
+        self._noted: dict[tuple[str, tuple[str, ...]], Tensor] | None = None
         self.draws = draws
         self.two_stage = isinstance(model, TwoStageModel)
         self.passes: Counter[tuple[str, str]] = Counter()
@@ -131,9 +135,31 @@ class Victim:
         if not isinstance(logits, Tensor) or logits.shape != (len(ids), self.classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise BadModel(f"the model must answer {(len(ids), self.classes)} logits, it answered {got}")
-        if not (finite := logits.isfinite().all(dim=1)).all():
-            raise NonFiniteOutput(f"the model answers NaN or infinity on sample {ids[int(finite.int().argmin())]}")
+        self.expect_finite(logits, ids, "the model answers NaN or infinity on sample {}")
         return logits.float()
+
+    def expect_finite(self, found: Tensor, ids: tuple[str, ...], message: str) -> None:
+        """Raise NonFiniteOutput, its message filled with the first sample that is not finite, perhaps only later."""
+        finite = found.flatten(1).isfinite().all(dim=1)
+        if self._noted is None:
+            _refuse(finite, ids, message)
+        else:
+            before = self._noted.get((message, ids))
+            self._noted[message, ids] = finite if before is None else before & finite
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Ask once, when the block ends, whether all that the model showed was finite.
+
+        To ask at every look would let a GPU wait for the host, and the host for the GPU, at every step of an attack.
+        """
+        self._noted = {} if self.late else None
+        try:
+            yield
+        finally:
+            noted, self._noted = self._noted or {}, None
+            for (message, ids), finite in noted.items():
+                _refuse(finite, ids, message)
 
     def _call(self, part: str, *inputs: Tensor) -> Tensor:
         """Run a part of the model on copies, which it may change in place without harm to anything else.
@@ -166,6 +192,11 @@ class Victim:
 
     def _count(self, part: str, direction: str, clips: AVInput) -> None:
         self.passes[part, direction] += len(clips.audio)
+
+
+def _refuse(finite: Tensor, ids: tuple[str, ...], message: str) -> None:
+    if not finite.all():
+        raise NonFiniteOutput(message.format(ids[int(finite.int().argmin())]))
 
 
 class Gradient(NamedTuple):
@@ -279,9 +310,9 @@ class Oracle:
                         "one with a non-differentiable stage offers a stand-in for it or is attacked by scores only"
                     )
                 gradient = torch.zeros_like(leaves[modality])
-            elif not (finite := gradient.flatten(1).isfinite().all(dim=1)).all():
-                sample = self._batch.ids[int(finite.int().argmin())]
-                raise NonFiniteOutput(f"the gradient to the {modality} of sample {sample} is NaN or infinite")
+            else:
+                message = f"the gradient to the {modality} of sample {{}} is NaN or infinite"
+                self._victim.expect_finite(gradient, self._batch.ids, message)
             result[modality] = gradient
         return result
 

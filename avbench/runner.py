@@ -238,7 +238,7 @@ class Run:
         """Bring cells that share their samples to completion, micro-batch by micro-batch."""
         todo = self._missing(positions, cells)
         chunks, batches = itertools.tee(todo)
-        clips = self.split.batches(chunk for chunk, _ in batches)
+        clips = self.split.batches((chunk for chunk, _ in batches), pinned=self.victim.device.type == "cuda")
         for (chunk, missing), batch in zip(chunks, clips, strict=True):
             crafts = {c: self.crafting.craft(c, self.cell_store(c), self.micro_batch) for c in missing if c.threat}
             shown = batch.to(self.victim.device)

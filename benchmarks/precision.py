@@ -45,8 +45,11 @@ def shown(count: int) -> str:
 def main(reduced: str = "bf16") -> None:
     """Print the table."""
     print("# Clips crafted in reduced precision\n")
-    print(f"{torch.get_num_threads()} thread of {platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), torch "
-          f"{torch.__version__}; the first {SAMPLES} test")  # fmt: skip
+    arithmetic = torch.backends.cpu.get_cpu_capability()
+    print(
+        f"{torch.get_num_threads()} thread of {platform.machine()} ({arithmetic}), torch {torch.__version__};", end=" "
+    )
+    print(f"the first {SAMPLES} test")
     print("clips, both radii 0.006, every clip judged in float32. Attack accuracy in % with its 95 % interval.")
     print("`python benchmarks/precision.py`\n")
     print(f"| model | attack | fp32 | {reduced} | {reduced} above fp32's interval | s fp32 | s {reduced} |")
@@ -55,11 +58,9 @@ def main(reduced: str = "bf16") -> None:
         (full, seconds), (other, spent) = survivors(name, "fp32"), survivors(name, reduced)
         for attack, count in full.items():
             above = "yes" if other[attack] / SAMPLES > wilson(count, SAMPLES)[1] else "no"
-            print(f"| {name} | {attack} | {shown(count)} | {shown(other[attack])} | {above} | {seconds:.1f} | {spent:.1f} |",
-                  flush=True)  # fmt: skip
-    print(
-        "\nSeconds are of both attacks together, on a machine that has other work; see `avbench show` for those of a run."
-    )
+            shares = f"{shown(count)} | {shown(other[attack])}"
+            print(f"| {name} | {attack} | {shares} | {above} | {seconds:.1f} | {spent:.1f} |", flush=True)
+    print("\nSeconds are of both attacks together, on a machine that has other work.")
 
 
 if __name__ == "__main__":

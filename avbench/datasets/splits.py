@@ -90,9 +90,9 @@ class Split:
         """Return samples as the model sees them, on CPU."""
         return to_batch([self.stored(index) for index in indices], self.card)
 
-    def batches(self, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """Read batches ahead, in another thread, while the caller uses the last one."""
-        return read_ahead(self.batch, chunks)
+    def batches(self, chunks: Iterable[Sequence[int]], pinned: bool = False) -> Iterator[Batch]:
+        """Read batches ahead, in another thread, while the caller uses the last one; pinned, to be copied to a GPU."""
+        return read_ahead((lambda chunk: self.batch(chunk).pin()) if pinned else self.batch, chunks)
 
     def _corrupt(self, what: str) -> CorruptShard:
         return CorruptShard(f"{what}; repeat `avbench data prepare {self.card.name}`")
