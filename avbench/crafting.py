@@ -25,8 +25,10 @@ from avbench.datasets.splits import Split, load, open_split, to_batch
 from avbench.errors import BadOption, UntrustedCode
 from avbench.judge import drawn_at_random
 from avbench.oracle import Oracle, Victim
+from avbench.precision import check_precision
 from avbench.rng import seeded
 from avbench.sandbox import open_model
+from avbench.sandbox.remote import RemoteModel
 from avbench.store import CellStore
 from avbench.submission import ID
 from avbench.threats import ThreatModel
@@ -83,6 +85,22 @@ class Crafting:
     def models(self) -> list[Victim]:
         """What attacks look at in place of the attacked model."""
         return [surrogates.model for surrogates in self._surrogates.values()]
+
+    def look_in(self, precision: str) -> None:
+        """Let attacks look at all models in a precision.
+
+        Raises:
+            BadOption: if the device cannot compute in it, or a model is in a worker process, which computes in float32.
+        """
+        check_precision(precision, self._victim.device)
+        models = (self._victim, *self.models)
+        inner = [module for model in models for module in model.model.modules()]
+        if precision != "fp32" and any(isinstance(module, RemoteModel) for module in inner):
+            raise BadOption(
+                "a model in a worker process computes in float32; leave --precision out, or add --no-sandbox"
+            )
+        for model in models:
+            model.precision = precision
 
     def prepare(self, batch: Batch) -> list[list[float]]:
         """Find out which surrogates answer at random; return their answers, which are part of the numerics."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from avbench.errors import DiskFull
+from avbench.errors import BadOption, DiskFull, RunConflict
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -88,3 +90,26 @@ def publish_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     publish(path, write)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second writer out of the folder of a run, and remove what a killed one left half-written.
+
+    Raises:
+        BadOption: if the folder cannot be written to.
+        RunConflict: if another process writes to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise BadOption(f"cannot write to {folder} ({error.strerror}); choose another --output-dir") from error
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunConflict(f"another avbench is writing to {folder}; wait for it") from error
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield

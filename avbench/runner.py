@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,17 +20,15 @@ from avbench.datasets.splits import Split
 from avbench.device import deterministic, find_device, probe_micro_batch
 from avbench.diagnose import read_health
 from avbench.diagnose.runs import diagnose_run
-from avbench.errors import BadOption, RunConflict
+from avbench.errors import RunConflict
 from avbench.judge import drawn_at_random
 from avbench.metrics import NONE
 from avbench.options import RunOptions
 from avbench.oracle import Victim
-from avbench.precision import check_precision
 from avbench.progress import working
 from avbench.provenance import numerics, precision_of, provenance
 from avbench.rng import seeded
 from avbench.run_progress import RunProgress
-from avbench.sandbox.remote import RemoteModel
 from avbench.suites import Suite
 from avbench.threats import ThreatModel
 from avbench.types import AVInput, Batch
@@ -78,28 +75,12 @@ class Run:
         self.cells = [Cell(t, a) for t in sorted(suite.threats, key=self._depth) for a in suite.attacks]
         check_cells(split, self.cells)
         self.crafting = Crafting(candidate, split, self.victim, self.cells, options.seed)
-        self.craft_in(options.precision)
+        self.crafting.look_in(options.precision)
         self.parts: dict[Cell, dict[int, store.Part]] = {}  # by position of their first sample
         self.micro_batch = 0
         self.made = 0  # parts that this process has written
         self.earlier: dict[str, Any] | None = None
         self.numerics: dict[str, Any] = {}
-
-    def craft_in(self, precision: str) -> None:
-        """Let attacks look at all models in a precision.
-
-        Raises:
-            BadOption: if the device cannot compute in it, or a model is in a worker process, which computes in float32.
-        """
-        check_precision(precision, self.victim.device)
-        models = (self.victim, *self.crafting.models)
-        inner = [module for model in models for module in model.model.modules()]
-        if precision != "fp32" and any(isinstance(module, RemoteModel) for module in inner):
-            raise BadOption(
-                "a model in a worker process computes in float32; leave --precision out, or add --no-sandbox"
-            )
-        for model in models:
-            model.precision = precision
 
     def execute(self, quiet: bool) -> Path:
         """Make what is missing, then merge."""
@@ -124,30 +105,16 @@ class Run:
         """Identity of what a cell measures; a row is never served to anything else."""
         return files.fingerprint(self._identity | self._identity_of(cell))
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep a second process out of the folder; a reader needs no lock."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise BadOption(f"cannot write to {self.folder} ({error.strerror}); choose another --output-dir") from error
-        with lock as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunConflict(f"another avbench is writing to {self.folder}; wait for it") from error
-            for leftover in self.folder.rglob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            yield
+        return files.locked(self.folder)
 
     def choose_micro_batch(self, first: Batch, earlier: Mapping[str, Any] | None) -> int:
         """Choose what the caller said, else what the run began with, else what memory allows; fixed for the run."""
         kept: int | None = earlier["numerics"]["micro_batch"] if earlier else None
         if chosen := self.options.batch_size or kept:
             return chosen
-        aimed = [self.crafting.aim(cell) for cell in self.cells]
-        gradients = {craft.model for craft in aimed if craft.attack.needs == "gradients"}
+        gradients = {c.model for c in map(self.crafting.aim, self.cells) if c.attack.needs == "gradients"}
         return min(
             probe_micro_batch(model, first, model in gradients) for model in (self.victim, *self.crafting.models)
         )
@@ -196,15 +163,12 @@ class Run:
                 "choose another --output-dir, or --fresh to discard it (in Python: RunOptions)"
             )
         if earlier and precision_of(earlier) != self.options.precision:
-            raise RunConflict(
-                f"{self.folder} holds a run whose clips are crafted in {precision_of(earlier)}; choose another "
-                "--output-dir, or --fresh to discard it"
-            )
+            made = f"{self.folder} holds a run whose clips are crafted in {precision_of(earlier)}"
+            raise RunConflict(f"{made}; choose another --output-dir, or --fresh to discard it")
         if earlier and earlier["rows_sha256"] and earlier["dataset"]["evaluated"] > len(self.positions):
             raise RunConflict(
                 f"{self.folder} holds this run on {earlier['dataset']['evaluated']} samples, "
-                f"which {len(self.positions)} "
-                "would replace; leave --limit out, or choose another --output-dir"
+                f"which {len(self.positions)} would replace; leave --limit out, or choose another --output-dir"
             )
         self.earlier = earlier
         check_stages(self.victim, first)

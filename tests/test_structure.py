@@ -25,7 +25,7 @@ PACKAGE = ROOT / "avbench"
 # Each layer imports only from those before it; modules in one layer are independent of each other.
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance", "progress", "precision",
-    "threats", "datasets", "models", "metrics", "oracle", "attacks", "suites", "device", "judge", "adversarial", "bounded", "store", "cells", "figures", "geometry",
+    "threats", "datasets", "models", "metrics", "objectives", "oracle", "attacks", "suites", "device", "judge", "adversarial", "bounded", "store", "cells", "figures", "geometry",
     "run_progress", "checkpoint", "graph", "convert", "names", "form", "hub", "submission", "sandbox", "crafting", "diagnose", "defenses", "summarize", "runner", "verify", "counter", "evidence", "estimate", "analyze", "attack_clip", "tensors", "api", "submit",
     "curve", "run_figures", "site", "publish", "cli",
 ]  # fmt: skip
