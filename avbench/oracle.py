@@ -44,7 +44,7 @@ class Victim:
             raise BadModel(f"a model is a torch.nn.Module, not {type(model).__name__}")
         self.model = model.eval().requires_grad_(False).to(device)
         if device.type == "cuda":  # whose convolutions are fastest so; only strides change
-            self.model.to(memory_format=torch.channels_last)
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = classes
         self.device = device
         self.late = device.type == "cuda"  # whether `hurried` notes in place of asking
