@@ -1,7 +1,7 @@
 # Thin: every target calls a command that also works by itself.
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint boards schema .venv
+.PHONY: demo test test-slow lint bench bench-full boards schema .venv
 
 .venv: .venv/.installed
 
@@ -30,6 +30,22 @@ lint: .venv
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+
+# Other libraries of attacks, without what they ask for: torchattacks wants an old requests, and needs it for no attack.
+PEERS := build/peers
+
+$(PEERS): pyproject.toml | .venv
+	$(BIN)/python -m pip install --quiet --upgrade --target $@ --no-deps torchattacks==3.5.1 foolbox==3.3.4 \
+	  adversarial-robustness-toolbox==1.20.1 eagerpy==0.30.0 gitpython gitdb smmap six setuptools
+	touch $@
+
+# Ratios to other libraries, into benchmarks/RESULTS.md; minutes.
+bench: .venv $(PEERS)
+	OMP_NUM_THREADS=1 PYTHONPATH=.:$(PEERS) $(BIN)/python benchmarks/speed.py
+
+# The same at the papers' batch and steps; an hour.
+bench-full: .venv $(PEERS)
+	OMP_NUM_THREADS=1 PYTHONPATH=.:$(PEERS) $(BIN)/python benchmarks/speed.py --full
 
 # Hours: trains and evaluates what is missing; see benchmarks/boards.py.
 boards: .venv

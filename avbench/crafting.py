@@ -102,6 +102,11 @@ class Crafting:
         for model in models:
             model.precision = precision
 
+    @property
+    def quick(self) -> bool:
+        """Whether gradients are those of an equal network of any model that attacks look at."""
+        return any(model.quick is not model.model for model in (self._victim, *self.models))
+
     def prepare(self, batch: Batch) -> list[list[float]]:
         """Find out which surrogates answer at random; return their answers, which are part of the numerics."""
         answers = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from avbench.errors import BadOption
+from avbench.memory import reused_memory
 from avbench.oracle import Oracle, Victim
 from avbench.types import MODALITIES, Batch, modalities_of
 
@@ -40,10 +41,12 @@ def find_device(name: str) -> torch.device:
 def deterministic(device: torch.device) -> Iterator[None]:
     """Choose deterministic CUDA kernels and full float32 precision inside the block, and restore the flags after it.
 
-    On CPU the kernels are deterministic for a fixed number of threads, and setting the flag would cost two seconds.
+    On CPU the kernels are deterministic for a fixed number of threads, and setting the flag would cost two seconds;
+    there memory is reused inside the block.
     """
     if device.type != "cuda":
-        yield
+        with reused_memory():
+            yield
         return
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -79,7 +82,8 @@ def probe_micro_batch(victim: Victim, batch: Batch, gradients: bool = True) -> i
     attacked = tuple(m for m in MODALITIES if m in modalities_of(victim.model))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         victim.rescue(lambda: Oracle(victim, one, attacked, {}).gradient(one.inputs))
-    weights = {p.untyped_storage().data_ptr() for p in [*victim.model.parameters(), *victim.model.buffers()]}
+    held = (tensor for model in (victim.model, victim.quick) for tensor in (*model.parameters(), *model.buffers()))
+    weights = {tensor.untyped_storage().data_ptr() for tensor in held}
     needed = sum(size for pointer, size in saved.items() if pointer not in weights) or 1
     share = MEMORY_SHARE
     if victim.device.type == "cuda":

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avbench.errors import BadModel, BadOption, NoGradient, NonFiniteOutput
+from avbench.models.quick import quicken
 from avbench.objectives import ascent_objective, badness, classification_loss, margin
 from avbench.precision import autocast, scale_of, tf32
 from avbench.types import MODALITIES, AVInput, Batch, Modality, TwoStageModel, modalities_of
@@ -45,6 +46,7 @@ class Victim:
         self.model = model.eval().requires_grad_(False).to(device)
         if device.type == "cuda":  # whose convolutions are fastest so; only strides change
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.quick = quicken(self.model) if device.type == "cpu" else self.model  # where gradients are wanted
         self.classes = classes
         self.device = device
         self.late = device.type == "cuda"  # whether `hurried` notes in place of asking
@@ -134,8 +136,9 @@ class Victim:
         Where gradients are wanted and the model has a `differentiable_<part>`, the value is the part's and the
         gradient that of the stand-in: backward pass differentiable approximation (Athalye et al. 2018, section 4.1.1).
         """
-        run = self.model if part == "forward" else getattr(self.model, part)
-        stand_in = getattr(self.model, f"differentiable_{part}", None) if torch.is_grad_enabled() else None
+        model = self.quick if torch.is_grad_enabled() else self.model
+        run = model if part == "forward" else getattr(model, part)
+        stand_in = getattr(model, f"differentiable_{part}", None) if torch.is_grad_enabled() else None
         precision = self.precision if self._looked_at else "fp32"
         try:
             with autocast(precision, self.device):

@@ -20,10 +20,16 @@ _CODE = ("avbench", "datasets", "submissions", "pyproject.toml")  # what a resul
 _LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow")
 
 
-def numerics(device: torch.device, micro_batch: int, precision: str = "fp32") -> dict[str, Any]:
+def numerics(device: torch.device, micro_batch: int, precision: str, quick: bool) -> dict[str, Any]:
     """Record what decides the last bits of a result; parts of different numerics are never mixed.
 
     `dtype` and `tf32` are the judge's; `precision` is that in which clips were crafted, left out where it is the same.
+
+    Args:
+        device: where it is computed.
+        micro_batch: samples at a time.
+        precision: in which attacks look at models.
+        quick: whether they look at an equal network, see `avbench.models.quick`.
     """
     cuda = device.type == "cuda"
     return {
@@ -34,7 +40,9 @@ def numerics(device: torch.device, micro_batch: int, precision: str = "fp32") ->
         "tf32": bool(cuda and torch.backends.cuda.matmul.allow_tf32),
         "torch": torch.__version__,
         "numpy": version("numpy"),
-    } | ({} if precision == "fp32" else {"precision": precision})
+        **({} if precision == "fp32" else {"precision": precision}),
+        **({"gradients": "quick"} if quick else {}),
+    }
 
 
 def precision_of(record: Mapping[str, Any]) -> str:

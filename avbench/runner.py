@@ -173,7 +173,7 @@ class Run:
         self.earlier = earlier
         check_stages(self.victim, first)
         self.micro_batch = self.choose_micro_batch(first, earlier)
-        self.numerics = numerics(self.victim.device, self.micro_batch, self.options.precision)
+        self.numerics = numerics(self.victim.device, self.micro_batch, self.options.precision, self.crafting.quick)
         with torch.no_grad(), seeded(self.victim.device, "answer"):
             answer = self.victim.logits(first.inputs, {}, first.ids).cpu().tolist()
         self.numerics["answer"] = files.fingerprint(answer)[:16]

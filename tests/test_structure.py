@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "avbench"
 # Each layer imports only from those before it; modules in one layer are independent of each other.
 LAYERS = [
-    "errors", "options", "files", "types", "registry", "rng", "provenance", "progress", "precision",
+    "errors", "options", "files", "types", "registry", "rng", "provenance", "progress", "precision", "memory",
     "threats", "datasets", "models", "metrics", "objectives", "oracle", "attacks", "suites", "device", "judge", "adversarial", "bounded", "store", "cells", "figures", "geometry",
     "run_progress", "checkpoint", "graph", "convert", "names", "form", "hub", "submission", "sandbox", "crafting", "diagnose", "defenses", "summarize", "runner", "verify", "counter", "evidence", "estimate", "analyze", "attack_clip", "tensors", "api", "submit",
     "curve", "run_figures", "site", "publish", "cli",

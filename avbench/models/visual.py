@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock
 
 from avbench.errors import PretrainedUnavailable
+from avbench.models.quick import WIDE, OffersQuick, channels_last
 from avbench.threats.linf import IMAGENET_STD
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
-class ResNet18(nn.Module):
+class ResNet18(OffersQuick):
     """Embed each frame by ResNet18 without its last layer, then average over frames.
 
     Parameter names are torchvision's, so its ImageNet weights load at width 64. Frames are normalized inside.
@@ -59,6 +62,10 @@ class ResNet18(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.view(*video.shape[:2], *x.shape[1:])  # type: ignore[no-any-return]
+
+    def quick(self) -> nn.Module | None:
+        """Return an equal net for `avbench.models.quick`: with the channels of a pixel together."""
+        return channels_last(copy.deepcopy(self)) if self.dimension >= 8 * WIDE else None
 
     def _load_imagenet(self) -> None:
         weights = ResNet18_Weights.IMAGENET1K_V1

@@ -1,0 +1,210 @@
+"""Measure attacks against torchattacks, foolbox and ART, and write the tables of benchmarks/RESULTS.md.
+
+    python benchmarks/speed.py [--full] [--parts cells suite standard data memory]
+
+`make bench` runs it in minutes, `make bench-full` as the papers attack. Needs the extra `bench`. The network is that of
+[T21] at its published size, 65,535 samples and 224 x 224 pixels, with random weights and norms fitted to its clips.
+Peers attack the very same module, wrapped as their users must: the clip of the other modality is fixed, or both are
+packed into one image. Before any time is quoted, who leaves which sample right is compared. Contestants take turns;
+seconds are CPU time of one thread, the least of the rounds, so what else runs on the machine adds little. The peers run
+as they come; what they would gain by memory that is reused, as avbench has it, stands beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from speed_parts import measure_data, measure_memory, measure_standard
+from speed_peers import CLASSES, KINDS, STEP, Contestant, Task, peers, problem
+from tabulate import tabulate
+from torch import nn
+
+from avbench.attacks import parse_attack
+from avbench.cells import REFERENCES, Cell, make_parts
+from avbench.memory import reused_memory
+from avbench.oracle import Victim, ascent_objective, margin
+from avbench.provenance import provenance
+from avbench.threats import parse_threat
+from avbench.threats.region import Region
+from avbench.types import AVInput, Batch
+
+CPU = torch.device("cpu")
+FULL, QUICK = (10, 8, 3), (5, 4, 1)  # steps, samples, rounds
+REUSED = "torchattacks, memory reused"
+REUSING = {"reused", "avbench", REUSED}
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def loop(task: Task) -> AVInput:
+    """PGD with nothing cached: forward passes, backward passes to the attacked input, projections, no more."""
+    batch = task.batch
+    clips, region = batch.inputs, Region(parse_threat(task.threat), batch.inputs)
+    for _ in range(task.steps):
+        leaves = {m: getattr(clips, m).detach().requires_grad_() for m in KINDS[task.kind]}
+        loss = ascent_objective(task.model(*clips._replace(**leaves)), batch.labels).sum()
+        found = torch.autograd.grad(loss, list(leaves.values()))
+        clips = region.ascend(clips, dict(zip(leaves, found, strict=True)), STEP)
+    return clips
+
+
+def victim_of(model: nn.Module, quick: bool) -> Victim:
+    """Hold the model as a run does, perhaps without its equal network."""
+    victim = Victim(model, CLASSES, CPU)
+    victim.quick = victim.quick if quick else victim.model
+    return victim
+
+
+def ours(victim: Victim, batch: Batch, cells: Sequence[Cell]) -> list[AVInput]:
+    """Attack and judge one micro-batch as a run does."""
+    kept: list[AVInput] = []
+    for _ in make_parts(victim, batch, cells, 0, keep=lambda _, clips: kept.append(clips)):
+        pass
+    return kept
+
+
+def race(contestants: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """Let contestants take turns; return what each made and its least CPU time, s.
+
+    Who reuses memory does so from the second micro-batch of a run on, so the first one is not timed.
+    """
+    made, seconds = {}, dict.fromkeys(contestants, float("inf"))
+    for number in range(rounds):
+        for who, run in contestants.items():
+            with reused_memory() if who in REUSING else nullcontext():
+                if who in REUSING:
+                    run()
+                start = time.process_time()
+                made[who] = run()
+                took = time.process_time() - start
+            seconds[who] = min(seconds[who], took)
+            print(f"round {number} {who}: {took:.2f} s", flush=True)
+    return made, seconds
+
+
+class Outcome(NamedTuple):
+    """Rows of both tables about one kind of attack."""
+
+    against: list[Any]
+    gained: list[Any]
+
+
+def measure_cell(task: Task, rounds: int) -> Outcome:
+    """Let every contestant attack the same clips."""
+    model, batch = task.model, task.batch
+    cells = [Cell(parse_threat(task.threat), parse_attack(f"pgd:steps={task.steps}"))]
+    others = peers(task, "pgd")
+
+    plain, quick = victim_of(model, quick=False), victim_of(model, quick=True)
+    contestants: dict[str, Contestant] = {
+        "plain loop": lambda: loop(task),
+        "cached": lambda: ours(plain, batch, cells)[0],
+        "reused": lambda: ours(plain, batch, cells)[0],
+        "avbench": lambda: ours(quick, batch, cells)[0],
+        **others,
+        REUSED: others["torchattacks"],
+    }
+    made, took = race(contestants, rounds)
+    with torch.no_grad():
+        right = {who: margin(model(*clips), batch.labels) > 0 for who, clips in made.items()}
+    mine, size = right["avbench"], len(batch.ids)
+    differ = sum(int((right[who] != mine).sum()) for who in others)
+    apart = [
+        getattr(made["avbench"], m) - getattr(made["torchattacks"], m) for m in KINDS[task.kind]
+    ]  # by half a step or more
+    values = torch.cat([(change.abs() > task.radius * STEP / 2).flatten() for change in apart]).float().mean().item()
+    bitwise = all(torch.equal(*pair) for pair in zip(made["plain loop"], made["reused"], strict=True))
+    label = f"{task.kind}, {batch.inputs.video.shape[1]}"
+    ratios = [took[who] / took["avbench"] for who in (*others, REUSED, "plain loop")]
+    return Outcome(
+        [
+            label,
+            f"{int(mine.sum())} of {size}",
+            f"{differ} of {len(others) * size}",
+            f"{100 * values:.1f} %",
+            took["avbench"],
+            *ratios,
+        ],
+        [label, *(took[who] for who in ("plain loop", "cached", "reused", "avbench")), "yes" if bitwise else "NO"],
+    )
+
+
+def measure_cells(full: bool) -> str:
+    """Each kind of attack at one and at four frames."""
+    steps, size, rounds = FULL if full else QUICK
+    found = []
+    for frames in (1, 4):
+        model, batch = problem(frames, size)
+        found += [measure_cell(Task.fit(model, batch, kind, steps), rounds) for kind in KINDS]
+    heads = ["threat, frames", "left right", "peers decide otherwise", "values apart", "avbench, s"]
+    heads += ["torchattacks", "foolbox", "ART"]
+    against = tabulate([one.against for one in found], [*heads, REUSED, "plain loop"], "github", floatfmt=".2f")
+    heads = ["threat, frames", "plain loop, s", "other stream cached, s", "memory reused, s", "quick gradients, s"]
+    gained = tabulate([one.gained for one in found], [*heads, "first three: same bits"], "github", floatfmt=".2f")
+    about = f"PGD-{steps}, batch {size}, rounds: {rounds}. Values apart: of torchattacks' clips, by half a step or "
+    about += "more. After avbench's seconds: times as long as avbench."
+    return f"{about}\n\n{against}\n\nWhat each step gained:\n\n{gained}"
+
+
+def measure_suite(full: bool) -> str:
+    """All nine cells of cvpr21-attack with their references, against nine runs of torchattacks."""
+    steps, size, rounds = FULL if full else QUICK
+    model, batch = problem(1, size)
+    names = {"fgsm": "fgsm", "pgd": f"pgd:steps={steps}", "mim": f"mim:steps={steps}"}
+    tasks = [Task.fit(model, batch, kind, steps) for kind in KINDS]
+    cells = [Cell(parse_threat(task.threat), parse_attack(text)) for task in tasks for text in names.values()]
+    runs = [peers(task, name)["torchattacks"] for task in tasks for name in names]
+    victim = victim_of(model, quick=True)
+    contestants: dict[str, Callable[[], list[AVInput]]] = {
+        "avbench": lambda: ours(victim, batch, [*REFERENCES, *cells])[len(REFERENCES) :],
+        "torchattacks": lambda: [run() for run in runs],
+    }
+    made, took = race(contestants, rounds)
+    with torch.no_grad():
+        right = [[margin(model(*clips), batch.labels) > 0 for clips in made[who]] for who in made]
+    differ = sum(int((mine != theirs).sum()) for mine, theirs in zip(*right, strict=True))
+    row = [took["avbench"], took["torchattacks"], took["torchattacks"] / took["avbench"], f"{differ} of {9 * size}"]
+    heads = ["avbench, s", "torchattacks, s", "ratio", "samples decided otherwise"]
+    about = f"Suite cvpr21-attack, one frame, batch {size}, {steps} steps; avbench's time has references and judging."
+    return about + "\n\n" + tabulate([row], heads, "github", floatfmt=".2f")
+
+
+PARTS: dict[str, Callable[[bool], str]] = {
+    "cells": measure_cells, "suite": measure_suite, "standard": measure_standard, "data": measure_data,
+    "memory": measure_memory,
+}  # fmt: skip
+
+
+def write(part: str, text: str, full: bool) -> None:
+    """Put a part into its place in the results, and leave the others as they are."""
+    old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    parts = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", old, re.MULTILINE | re.DOTALL))
+    mode, date = "full" if full else "quick", time.strftime("%Y-%m-%d")
+    machine = f"{provenance(CPU)['cpu']}, {torch.backends.cpu.get_cpu_capability()}, one thread, {platform.system()}"
+    about = f"Made by `python benchmarks/speed.py{' --full' * full} --parts {part}` ({mode}) on {date}: {machine}, "
+    about += f"Python {platform.python_version()}, torch {torch.__version__}."
+    parts[part] = f"\n{about}\n\n{text}\n\n"
+    body = "".join(f"## {name}\n{parts[name]}" for name in PARTS if name in parts)
+    told = " ".join((__doc__ or "").split("\n\n")[2].split("[--")[0].split())
+    RESULTS.write_text(f"# Speed\n\n{told}\n\n{body}".rstrip() + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="batch 8, 10 steps, three rounds: half an hour")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for part in args.parts:
+        write(part, PARTS[part](args.full), args.full)
+
+
+if __name__ == "__main__":
+    main()
