@@ -6,6 +6,8 @@ zero is no change, and what is added to the bits of the clean clip gives back th
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import stat
 import struct
@@ -96,6 +98,17 @@ def write_clips(path: Path | str, threat: ThreatModel | str, batch: Batch, clips
         BudgetViolation: naming the first sample that is not within the threat.
         DiskFull: if there is no space; nothing is left behind.
     """
+    content = pack_clips(threat, batch, clips)
+    files.publish_bytes(Path(path), content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def pack_clips(threat: ThreatModel | str, batch: Batch, clips: AVInput) -> bytes:
+    """Make the content of such a file.
+
+    Raises:
+        BudgetViolation: naming the first sample that is not within the threat.
+    """
     threat = parse_threat(str(threat))
     clean, clips = batch.inputs.to("cpu"), clips.to("cpu")
     for modality in MODALITIES:
@@ -104,13 +117,9 @@ def write_clips(path: Path | str, threat: ThreatModel | str, batch: Batch, clips
     steps = {m: _order(getattr(clips, m).numpy()) - _order(getattr(clean, m).numpy()) for m in threat.budgets}
     kept = Kept(batch.ids, threat, steps)
     kept.check(clean, kept.restore(clean))
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, samples=np.array(batch.ids), threat=np.array(str(threat)), **steps)  # type: ignore[arg-type]
-
-    files.publish(Path(path), write)
-    return files.sha256_file(Path(path))
+    content = io.BytesIO()
+    np.savez_compressed(content, samples=np.array(batch.ids), threat=np.array(str(threat)), **steps)  # type: ignore[arg-type]
+    return content.getvalue()
 
 
 def read_clips(path: Path, spec: InputSpec) -> Kept:

@@ -14,6 +14,7 @@ from avbench import files, store, summarize
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets.cards import read_card
 from avbench.datasets.splits import open_split
+from avbench.device import threads_of
 from avbench.errors import AvbenchError, BadModel, IncompleteRun, ProtocolMismatch
 from avbench.metrics import Rows
 from avbench.options import RunOptions
@@ -44,8 +45,9 @@ def evaluate_model(
     if isinstance(model, type):
         raise BadModel(f"expected a torch.nn.Module, got the class {model.__name__}; pass an instance of it")
     if not isinstance(model, nn.Module):
-        candidate, card = open_model(str(model), dataset, trust_remote_code=trust_remote_code, sandbox=sandbox)
-        return run_suite(candidate, open_split(card.name, split), chosen, how, quiet)
+        with threads_of(how.engine):
+            candidate, card = open_model(str(model), dataset, trust_remote_code=trust_remote_code, sandbox=sandbox)
+            return run_suite(candidate, open_split(card.name, split), chosen, how, quiet)
     with given_back(model):
         return run_suite(_own(model), open_split(dataset or "synthav", split), chosen, how, quiet)
 

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -251,11 +250,7 @@ def _write(store: CellStore, fit: Fit) -> None:
     tensors: dict[str, Tensor] = {m: d.cpu().contiguous() for m, d in fit.perturbation.items()}
     told = {name: repr(value) for name, value in fit._asdict().items() if name != "perturbation"}
     content = save(tensors, {"cell": store.cell, "numerics": store.numerics, "sha256": _digest(tensors), **told})
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    files.publish(store.folder / FILE, write)
+    files.publish_bytes(store.folder / FILE, content)
 
 
 def _read(store: CellStore, device: torch.device) -> Fit | None:

@@ -67,6 +67,21 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[3:]
 
 
+@contextmanager
+def threads_of(engine: str) -> Iterator[None]:
+    """Compute with one thread inside the block, as the workers of an engine do, unless it is this process alone.
+
+    Workers share the cores; the number of threads is part of the numerics, which have to be the same for all of them.
+    """
+    before = torch.get_num_threads()
+    if engine != "local":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def probe_micro_batch(victim: Victim, batch: Batch, gradients: bool = True) -> int:
     """Find the largest power of two whose activations fit, from the bytes that one sample's gradient keeps."""
     if not gradients:

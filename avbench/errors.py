@@ -117,6 +117,18 @@ class StaleCounter(DataError):
     """A counter attack was accepted for a run that was changed since."""
 
 
+class EngineUnavailable(AvbenchError):
+    """The engine that was asked for is not installed, cannot be reached or cannot be given the model."""
+
+
+class OtherNumerics(AvbenchError):
+    """A worker would compute other bits than the process that asked it."""
+
+
+class WorkFailed(AvbenchError):
+    """Some parts could not be made, since whatever computed them died each time; all others are kept."""
+
+
 class DiskFull(AvbenchError):
     """A result could not be written for lack of space."""
 

@@ -52,8 +52,13 @@ def fingerprint(data: Any) -> str:
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 
-def publish(path: Path, write: Callable[[Path], None]) -> None:
+def publish(path: Path, write: Callable[[Path], None], replace: bool = True) -> None:
     """Let `write` fill a temporary file, sync it, and only then give it its name; nothing half-written is ever seen.
+
+    Args:
+        path: the file.
+        write: fills it.
+        replace: whether to replace a file of this name; if not, who comes first wins, without a word to the others.
 
     Raises:
         DiskFull: if the space does not suffice; `path` is untouched.
@@ -67,7 +72,7 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o644)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _name(temporary, path, replace)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -83,11 +88,25 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def publish_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole or not at all."""
+def _name(temporary: Path, path: Path, replace: bool) -> None:
+    try:
+        if not replace:
+            os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):  # file systems without hard links
+            raise
+        replace = True
+    if replace:
+        os.replace(temporary, path)
+
+
+def publish_bytes(path: Path, content: bytes) -> None:
+    """Write bytes whole or not at all."""
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
     publish(path, write)
 
@@ -113,3 +132,8 @@ def locked(folder: Path) -> Iterator[None]:
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield
+
+
+def publish_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    publish_bytes(path, text.encode())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from avbench.errors import BadOption
+from avbench.errors import BadOption, EngineUnavailable
+
+ENGINES = {"local": None, "ray": "ray", "submitit": "slurm"}  # with the extra that each needs
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # in which attacks may look at a model
 
@@ -22,6 +25,7 @@ class RunOptions:
 
     Raises:
         BadOption: if a value cannot be used.
+        EngineUnavailable: if the engine is not installed.
     """
 
     limit: int | None = _option(None, "Evaluate only the first N samples; a later run without it continues.", "N")
@@ -34,9 +38,12 @@ class RunOptions:
     output_dir: Path = _option(Path("runs"), "Folder that receives the run's own folder.", "DIR")
     save_adversarial: bool = _option(False, "Keep every adversarial clip, so that anybody can verify the run.", "")
     fresh: bool = _option(False, "Discard earlier parts of this run and start again.", "")
+    engine: str = _option("local", "Where it computes: local (this process), ray or submitit (SLURM).", "ENGINE")
+    workers: int | None = _option(None, "Worker processes; ray: by default one for each core, or each GPU.", "N")
+    ray_address: str | None = _option(None, "Ray cluster that is there; by default one is made here.", "HOST:PORT")
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size"):
+        for name in ("limit", "batch_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadOption(f"--{name.replace('_', '-')} must be at least 1, not {value}")
@@ -44,3 +51,21 @@ class RunOptions:
             raise BadOption(f"--precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {self.precision!r}")
         if not (0 <= self.seed < 2**63 and math.isfinite(self.seed)):
             raise BadOption(f"--seed must lie in [0, 2^63), not {self.seed}")
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise BadOption(f"--engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
+        if self.workers and self.engine == "local":
+            raise BadOption("--workers needs --engine ray or --engine submitit")
+        if self.ray_address and self.engine != "ray":
+            raise BadOption("--ray-address needs --engine ray")
+        if self.engine == "submitit" and not self.workers:
+            raise BadOption("--engine submitit needs --workers N, the jobs of an array")
+        if extra := ENGINES[self.engine]:
+            try:
+                version(self.engine)  # unlike an import, not misled by a folder of that name
+            except PackageNotFoundError:
+                raise EngineUnavailable(
+                    f"--engine {self.engine} is not installed: pip install 'avbench[{extra}]'"
+                ) from None

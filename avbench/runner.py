@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from avbench import adversarial, files, store
-from avbench.cells import REFERENCES, Cell, check_cells, check_stages, make_parts
+from avbench.attacks import Attack
+from avbench.cells import REFERENCES, Cell, check_cells, check_stages
 from avbench.checkpoint import Candidate
-from avbench.crafting import Crafting
 from avbench.datasets.splits import Split
-from avbench.device import deterministic, find_device, probe_micro_batch
+from avbench.device import deterministic, probe_micro_batch, threads_of
 from avbench.diagnose import read_health
 from avbench.diagnose.runs import diagnose_run
+from avbench.engines import open_engine
+from avbench.engines.bench import Bench, Made, Work
+from avbench.engines.plan import Plan
 from avbench.errors import RunConflict
-from avbench.judge import drawn_at_random
 from avbench.metrics import NONE
 from avbench.options import RunOptions
-from avbench.oracle import Victim
 from avbench.progress import working
-from avbench.provenance import numerics, precision_of, provenance
+from avbench.provenance import precision_of, provenance
 from avbench.rng import seeded
 from avbench.run_progress import RunProgress
 from avbench.suites import Suite
 from avbench.threats import ThreatModel
-from avbench.types import AVInput, Batch
-
-ANSWERS = 8  # samples whose answers are part of the numerics, so that changed code of a model shows
+from avbench.types import Batch
 
 
 def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptions, quiet: bool = False) -> Path:
@@ -45,10 +41,11 @@ def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptio
     Raises:
         RunConflict: if the folder holds another run, or another process writes to it.
         BudgetViolation, BadModel, NonFiniteOutput, CorruptShard, DiskFull: as they say; finished parts are kept.
+        EngineUnavailable, OtherNumerics, WorkFailed: as they say, of another engine than the default; parts are kept.
     """
     run = Run(candidate, split, suite, options)
     device = run.victim.device
-    with run.locked(), deterministic(device), seeded(device, "run"):
+    with run.locked(), threads_of(options.engine), deterministic(device), seeded(device, "run"):
         folder = run.execute(quiet)
         if run.may_rank:
             record = store.read_record(folder)
@@ -65,8 +62,6 @@ class Run:
     def __init__(self, candidate: Candidate, split: Split, suite: Suite, options: RunOptions) -> None:
         self.candidate, self.split, self.options = candidate, split, options
         self.suite = suite if options.precision in suite.precisions else replace(suite, published=False)
-        device = find_device(options.device)
-        self.victim = Victim(candidate.module, len(split.card.classes), device)
         limit = min(x for x in (options.limit, suite.limit, len(split)) if x is not None)
         self.positions = [position for position in split.present if position < limit]
         self.track = f"{split.card.name}-{split.name}-{suite}"
@@ -74,8 +69,8 @@ class Run:
         self.references = (*REFERENCES, *(Cell(None, corruption) for corruption in suite.corruptions))
         self.cells = [Cell(t, a) for t in sorted(suite.threats, key=self._depth) for a in suite.attacks]
         check_cells(split, self.cells)
-        self.crafting = Crafting(candidate, split, self.victim, self.cells, options.seed)
-        self.crafting.look_in(options.precision)
+        self.bench = Bench(candidate, split, self.cells, options)
+        self.victim, self.crafting = self.bench.victim, self.bench.crafting
         self.parts: dict[Cell, dict[int, store.Part]] = {}  # by position of their first sample
         self.micro_batch = 0
         self.made = 0  # parts that this process has written
@@ -86,7 +81,11 @@ class Run:
         """Make what is missing, then merge."""
         self._prepare()
         order = [*self.references, *self.cells]
-        with RunProgress(len(self.positions) * len(order), quiet) as self.progress:
+        plan = partial(Plan.of, self.candidate, self.split, self.cells, self.bench, self.numerics)
+        with (
+            RunProgress(len(self.positions) * len(order), quiet) as self.progress,
+            open_engine(self.bench, plan, self.folder) as self.compute,
+        ):
             if not self.worst_case:
                 self._stage(self.positions, order)
             else:
@@ -153,9 +152,7 @@ class Run:
     def _prepare(self) -> None:
         if self.options.fresh:
             store.discard(self.folder)
-        first = self.split.batch(self.split.present[:ANSWERS]).to(self.victim.device)
-        self.victim.random = bool(drawn_at_random(self.victim, first).any())
-        answers = self.crafting.prepare(first)
+        first = self.bench.look()
         earlier = store.read_record(self.folder) if (self.folder / "run.json").exists() else None
         if earlier and earlier["run"] != self.run_fingerprint:
             raise RunConflict(
@@ -173,13 +170,7 @@ class Run:
         self.earlier = earlier
         check_stages(self.victim, first)
         self.micro_batch = self.choose_micro_batch(first, earlier)
-        self.numerics = numerics(self.victim.device, self.micro_batch, self.options.precision, self.crafting.quick)
-        with torch.no_grad(), seeded(self.victim.device, "answer"):
-            answer = self.victim.logits(first.inputs, {}, first.ids).cpu().tolist()
-        self.numerics["answer"] = files.fingerprint(answer)[:16]
-        if answers:
-            self.numerics["surrogates"] = files.fingerprint(answers)[:16]
-        self.victim.passes.clear()
+        self.numerics = self.bench.numerics(self.micro_batch, first)
         if not earlier:
             self._write_record([], None)
 
@@ -199,26 +190,25 @@ class Run:
         return [i for i in self.positions if self.split.ids[i] not in broken]
 
     def _stage(self, positions: Sequence[int], cells: Sequence[Cell]) -> None:
-        """Bring cells that share their samples to completion, micro-batch by micro-batch."""
-        todo = self._missing(positions, cells)
-        chunks, batches = itertools.tee(todo)
-        clips = self.split.batches((chunk for chunk, _ in batches), pinned=self.victim.device.type == "cuda")
-        for (chunk, missing), batch in zip(chunks, clips, strict=True):
-            crafts = {c: self.crafting.craft(c, self.cell_store(c), self.micro_batch) for c in missing if c.threat}
-            shown = batch.to(self.victim.device)
-            keep = partial(self._keep, chunk, shown) if self.options.save_adversarial else None
-            for cell, part in make_parts(self.victim, shown, missing, self.options.seed, crafts, keep):
-                self.cell_store(cell).write(chunk, part)
-                self.made += 1
-                self._take(cell, chunk, part)
+        """Bring cells that share their samples to completion."""
+        with closing(self.compute(self._missing(positions, cells))) as parts:
+            for made in parts:
+                self._write(made)
 
-    def _missing(
-        self, positions: Sequence[int], cells: Sequence[Cell]
-    ) -> Iterator[tuple[Sequence[int], Sequence[Cell]]]:
-        """Take the parts that are there, and yield the micro-batches of which some are not, with their cells."""
+    def _write(self, made: Made) -> None:
+        """Write a part after its clips, and count it."""
+        kept = self.cell_store(made.cell)
+        if made.clips is not None:
+            files.publish_bytes(kept.shard(made.positions, list(made.part.rows["sample"])), made.clips)
+        kept.write(made.positions, made.part)
+        self.made += 1
+        self._take(made.cell, made.positions, made.part)
+
+    def _missing(self, positions: Sequence[int], cells: Sequence[Cell]) -> Iterator[Work]:
+        """Take the parts that are there, and yield the micro-batches of which some are not."""
         ids = self.split.ids
         for start in range(0, len(positions), self.micro_batch):
-            chunk = positions[start : start + self.micro_batch]
+            chunk = tuple(positions[start : start + self.micro_batch])
             names = [ids[i] for i in chunk]
             missing = []
             for cell in cells:
@@ -229,12 +219,11 @@ class Run:
                 else:
                     self._take(cell, chunk, part)
             if missing:
-                yield chunk, missing
+                yield Work(chunk, {cell: self._attack(cell) for cell in missing})
 
-    def _keep(self, chunk: Sequence[int], batch: Batch, cell: Cell, clips: AVInput) -> str | None:
-        if not cell.threat:
-            return None
-        return adversarial.write_clips(self.cell_store(cell).shard(chunk, batch.ids), cell.threat, batch, clips)
+    def _attack(self, cell: Cell) -> Attack | None:
+        """Make a cell's attack ready to run."""
+        return self.crafting.craft(cell, self.cell_store(cell), self.micro_batch).attack if cell.threat else None
 
     def shards(self) -> dict[Path, str | None]:
         """List the files of adversarial clips of all parts with their hashes, None where clips were not kept."""

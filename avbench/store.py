@@ -74,8 +74,8 @@ def publish_table(path: Path, table: pd.DataFrame, about: Mapping[str, str] | No
     files.publish(path, lambda temporary: pq.write_table(data, temporary))
 
 
-def write_table(path: Path, rows: pd.DataFrame, metadata: Mapping[str, str]) -> None:
-    """Write rows whole or not at all; equal rows give equal bytes.
+def write_table(path: Path, rows: pd.DataFrame, metadata: Mapping[str, str], replace: bool = True) -> None:
+    """Write rows whole or not at all; equal rows give equal bytes; `replace` as for `avbench.files.publish`.
 
     Raises:
         DiskFull: if there is no space; nothing is left behind.
@@ -84,7 +84,9 @@ def write_table(path: Path, rows: pd.DataFrame, metadata: Mapping[str, str]) -> 
     arrays = [pa.array(rows[field.name], type=field.type, from_pandas=False) for field in fields]
     table = pa.Table.from_arrays(arrays, schema=fields)
     files.publish(
-        path, lambda temporary: pq.write_table(table, temporary, compression="snappy", write_page_checksum=True)
+        path,
+        lambda temporary: pq.write_table(table, temporary, compression="snappy", write_page_checksum=True),
+        replace,
     )
 
 
@@ -151,7 +153,7 @@ class CellStore:
         return None
 
     def write(self, positions: Sequence[int], part: Part) -> None:
-        """Publish a part."""
+        """Publish a part, unless there is one; one with clips replaces one whose clips are not kept."""
         metadata = {
             "cell": self.cell,
             "numerics": self.numerics,
@@ -160,7 +162,8 @@ class CellStore:
             "backward": str(part.backward),
             "seconds": f"{part.seconds:.6f}",
         } | ({"clips": part.clips} if part.clips else {})
-        write_table(self.path(positions, list(part.rows["sample"])), part.rows, metadata)
+        replace = part.clips is not None
+        write_table(self.path(positions, list(part.rows["sample"])), part.rows, metadata, replace)
 
 
 def merge(run: Path, parts: Sequence[pd.DataFrame], metadata: Mapping[str, str]) -> str:
@@ -268,5 +271,5 @@ def discard(run: Path) -> None:
     """Remove a run's rows, record and parts, and nothing else that may lie in its folder."""
     for name in ("rows.parquet", "run.json", adversarial.SUMS):
         (run / name).unlink(missing_ok=True)
-    for name in ("cells", "quarantine", adversarial.FOLDER):
+    for name in ("cells", "quarantine", "jobs", adversarial.FOLDER):
         shutil.rmtree(run / name, ignore_errors=True)

@@ -26,7 +26,7 @@ PACKAGE = ROOT / "avbench"
 LAYERS = [
     "errors", "options", "files", "types", "registry", "rng", "provenance", "progress", "precision", "memory",
     "threats", "datasets", "models", "metrics", "objectives", "oracle", "attacks", "suites", "device", "judge", "adversarial", "bounded", "store", "cells", "figures", "geometry",
-    "run_progress", "checkpoint", "graph", "convert", "names", "form", "hub", "submission", "sandbox", "crafting", "diagnose", "defenses", "summarize", "runner", "verify", "counter", "evidence", "estimate", "analyze", "attack_clip", "tensors", "api", "submit",
+    "run_progress", "checkpoint", "graph", "convert", "names", "form", "hub", "submission", "sandbox", "crafting", "engines", "diagnose", "defenses", "summarize", "runner", "verify", "counter", "evidence", "estimate", "analyze", "attack_clip", "tensors", "api", "submit",
     "curve", "run_figures", "site", "publish", "cli",
 ]  # fmt: skip
 # Calls that run or unpickle what a stranger wrote, with the files that may make them and why.

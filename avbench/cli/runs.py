@@ -47,9 +47,8 @@ class _CountOrAuto(click.ParamType[int | None]):
 
 
 def _kind(field: dataclasses.Field[Any]) -> Any:
-    return {"limit": int, "batch_size": _CountOrAuto(), "seed": int, "output_dir": click.Path(path_type=Path)}.get(
-        field.name, str
-    )
+    kinds = {"limit": int, "batch_size": _CountOrAuto(), "seed": int, "workers": int}
+    return {**kinds, "output_dir": click.Path(path_type=Path)}.get(field.name, str)
 
 
 @click.command()
@@ -85,26 +84,26 @@ def evaluate(
     """
     run_with = RunOptions(**options)
 
-    from avbench.datasets.splits import open_split
-    from avbench.sandbox import open_model
-    from avbench.suites import find_suite
-
-    chosen = find_suite(suite, threats, attacks)
-    candidate, card = open_model(model, **how)
-
     from avbench import api, store, summarize
     from avbench.cli.diagnose import print_health
     from avbench.cli.tables import print_run
     from avbench.curve import draw_curve
+    from avbench.datasets.splits import open_split
+    from avbench.device import threads_of
     from avbench.metrics.multilabel import per_class
     from avbench.runner import Run
     from avbench.runner import evaluate as run_suite
+    from avbench.sandbox import open_model
+    from avbench.suites import find_suite
 
-    opened = open_split(card.name, split)
-    if dry_run:
-        _print_estimate(Run(candidate, opened, chosen, run_with))
-        return
-    folder = run_suite(candidate, opened, chosen, run_with)
+    chosen = find_suite(suite, threats, attacks)
+    with threads_of(run_with.engine):
+        candidate, card = open_model(model, **how)
+        opened = open_split(card.name, split)
+        if dry_run:
+            _print_estimate(Run(candidate, opened, chosen, run_with))
+            return
+        folder = run_suite(candidate, opened, chosen, run_with)
     rows = api.read_run(folder)
     scores = summarize.score(rows)
     print_run(folder, scores)

@@ -11,11 +11,10 @@ from avbench.crafting import fitted
 from avbench.device import deterministic
 from avbench.diagnose.probe import SAMPLES, Plan, largest, looks
 from avbench.estimate.probe import Probe
-from avbench.judge import drawn_at_random
 from avbench.metrics import CLEAN, NONE
 from avbench.oracle import Victim
 from avbench.rng import seeded
-from avbench.runner import ANSWERS, Run
+from avbench.runner import Run
 from avbench.threats import ThreatModel
 from avbench.types import Modality, modalities_of
 
@@ -58,9 +57,7 @@ def estimate(run: Run, seconds: float = SECONDS) -> list[Estimate]:
     """
     device = run.victim.device
     with deterministic(device), seeded(device, "run"):
-        first = run.split.batch(run.split.present[:ANSWERS]).to(device)
-        run.victim.random = bool(drawn_at_random(run.victim, first).any())
-        run.crafting.prepare(first)
+        first = run.bench.look()
         threats = _diagnosed(run)
         probe = Probe(run, run.choose_micro_batch(first, None), seconds, len(run.cells) + 2 * len(threats))
         count = _Count(run, probe)

@@ -78,12 +78,12 @@ class Worker:
     """
 
     def __init__(self, load: Mapping[str, Any], visible: Iterable[Path], limits: Limits) -> None:
-        self.limits = limits
+        self.load, self.visible, self.limits = dict(load), tuple(visible), limits
         self._failure: SandboxError | None = None
         self._output = b""
         self._ticket = 0
         self._dropped: list[int] = []
-        self._process, self._pid, self._wire = _start(visible, limits)
+        self._process, self._pid, self._wire = _start(self.visible, limits)
         assert self._process.stdout is not None
         self._channel, self._stdout = self._wire.channel.fileno(), [self._process.stdout.fileno()]
         self._end = weakref.finalize(self, _end, self._process, self._pid, self._wire)

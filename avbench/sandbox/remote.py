@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from avbench.errors import BadOption
+from avbench import files
+from avbench.errors import BadOption, CheckpointError
 from avbench.sandbox import wire
-from avbench.sandbox.process import Worker
+from avbench.sandbox.process import Limits, Worker
 from avbench.sandbox.wire import PARTS, Message
 
 
@@ -30,6 +32,21 @@ class RemoteModel(nn.Module):
     def forward(self, audio: Tensor, video: Tensor) -> Tensor:
         """Logits (batch, classes)."""
         return _call(self.worker, "forward", audio, video)
+
+    def __reduce__(self) -> Any:
+        """Go to another process as what opens the model there, behind walls of its own."""
+        return _open_again, (self.worker.load, self.worker.visible, self.worker.limits, _hashes(self.worker.visible))
+
+
+def _open_again(load: dict[str, Any], visible: tuple[Path, ...], limits: Limits, hashes: list[str]) -> RemoteModel:
+    if not all(path.exists() for path in visible) or _hashes(visible) != hashes:
+        raise CheckpointError(f"{visible[0]} is not the same in a worker; put the model where all can read it")
+    return RemoteModel(Worker(load, visible, limits))
+
+
+def _hashes(visible: tuple[Path, ...]) -> list[str]:
+    held = [file for one in visible for file in (sorted(one.rglob("*")) if one.is_dir() else [one])]
+    return [files.sha256_file(file) for file in held if file.is_file()]
 
 
 def _call(worker: Worker, part: str, *inputs: Tensor) -> Tensor:

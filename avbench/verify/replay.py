@@ -16,9 +16,9 @@ from avbench.adversarial import Kept, read_clips
 from avbench.cells import Cell, embed, make_clips
 from avbench.device import deterministic
 from avbench.errors import DataError
-from avbench.judge import SAME, drawn_at_random, measure
+from avbench.judge import SAME, measure
 from avbench.rng import seeded
-from avbench.runner import ANSWERS, Run
+from avbench.runner import Run
 from avbench.types import MODALITIES, AVInput, Batch, Modality
 
 
@@ -89,9 +89,7 @@ class Replay:
 def prepare(run: Run, record: dict[str, Any], frame: pd.DataFrame, folder: Path) -> Replay:
     """Bring a run to the state in which its rows were made, without writing anything."""
     run.folder, run.numerics, run.micro_batch = folder, record["numerics"], record["numerics"]["micro_batch"]
-    first = run.split.batch(run.split.present[:ANSWERS]).to(run.victim.device)
-    run.victim.random = bool(drawn_at_random(run.victim, first).any())
-    run.crafting.prepare(first)
+    run.bench.look()
     return Replay(run, record, frame)
 
 
