@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,12 @@ class MemorySplit(Split):
         sample = make_sample(name, label)
         assert digest(sample) == pinned
         return sample
+
+
+def thinned(values: Iterable[Any], every: int) -> list[Any]:
+    """Leave one of so many parameters that are alike to the fast tests; the others are slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(value, marks=slow if number % every else ()) for number, value in enumerate(values)]
 
 
 def make_sample(name: str, label: int) -> Sample:

@@ -97,6 +97,7 @@ def test_the_fixed_split_is_the_official_list_whatever_is_missing(prepared: Prep
     assert prepared.reasons.startswith(f"{COUNT - CLIPS} missing, {BROKEN + 1} empty")
 
 
+@pytest.mark.slow
 def test_scores_of_a_run_are_those_of_scikit_learn(prepared: Prepared, tmp_path: Path) -> None:
     split = open_split("audioset", "test")
     assert split.lock == Lock(prepared.lock.rows)

@@ -201,7 +201,7 @@ def test_what_is_no_model_or_answers_no_logits_is_refused(model: Any, error: typ
     ("words", "says"),
     [
         (["evaluate", "avbench--synthav-sum", "--threat", "XA:linf:-1"], "BadBudget: a radius is a number of at least 0"),
-        (["attack", "avbench--synthav-sum", "synthav/test/x", "--threat", "XV:linf:nan"], "BadBudget: a radius is a number"),
+        pytest.param(["attack", "avbench--synthav-sum", "synthav/test/x", "--threat", "XV:linf:nan"], "BadBudget: a radius is a number", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_the_command_line_says_it_in_one_line(words: list[str], says: str, tmp_path: Path) -> None:

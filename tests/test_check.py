@@ -65,7 +65,13 @@ def call(*words: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("avbench--synthav-concat", 4), ("avbench--synthav-audio", 8), ("avbench--synthav-multi-concat", 4)],
+    [
+        ("avbench--synthav-concat", 4),
+        *(
+            pytest.param(*other, marks=pytest.mark.slow)
+            for other in (("avbench--synthav-audio", 8), ("avbench--synthav-multi-concat", 4))
+        ),
+    ],
 )
 def test_an_honest_submission_passes_every_step(name: str, limit: int, tmp_path: Path) -> None:
     exit_code, output = call(str(SUBMISSIONS / name), "--limit", str(limit), "--markdown", str(tmp_path / "report.md"))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from avbench.defenses.train import Recipe
@@ -18,6 +19,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 PLACES = {"ATTACKS": "attacks", "METRICS": "metrics", "ARCHITECTURES": "models"}
 
 
+@pytest.mark.slow
 def test_its_files_pass_the_contract_tests_of_their_kind(tmp_path: Path) -> None:
     for name in ("avbench", "datasets", "tests", "pyproject.toml"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 import pytest
-from conftest import TEST_DATA
+from conftest import TEST_DATA, thinned
 from media_clips import T21, Made, tone
 from numpy.typing import NDArray
 from PIL import Image
@@ -121,7 +121,7 @@ def surround(rate: int) -> NDArray[np.int16]:
 
 
 @pytest.mark.parametrize("codec", ["flac", "aac", "libopus", "mp2"])
-@pytest.mark.parametrize("rate", [48000, 32000, 44100, 22050, 8000])
+@pytest.mark.parametrize("rate", thinned([48000, 32000, 44100, 22050, 8000], 2))
 def test_made_sound_is_ffmpegs(tmp_path: Path, codec: str, rate: int) -> None:
     if (codec == "libopus" and rate in (44100, 22050, 32000)) or (codec == "mp2" and rate < 16000):
         pytest.skip(f"{codec} has no {rate} Hz")

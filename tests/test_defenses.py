@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import thinned
 from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor, nn
@@ -93,6 +94,26 @@ def crossentropy(logits: Tensor, labels: Tensor) -> float:
     return float(np.mean([np.log(np.exp(row).sum()) - row[y] for row, y in zip(z, labels.tolist(), strict=True)]))
 
 
+@pytest.mark.parametrize("name", thinned(NAMES, 4))
+def test_a_stopped_training_continues_to_the_same_bits_of_the_plain_architecture(name: str, tmp_path: Path) -> None:
+    class Stopped(Trainer):
+        def _save(self) -> None:
+            super()._save()
+            raise KeyboardInterrupt
+
+    plan = recipe(name)
+    calm = train(plan, tmp_path / "calm", quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        Stopped(plan, tmp_path / "stopped", CPU, False, True).run()
+    resumed = train(plan, tmp_path / "stopped", quiet=True)
+    assert calm.read_bytes() == resumed.read_bytes()
+    assert (tmp_path / "calm" / "log.csv").read_bytes() == (tmp_path / "stopped" / "log.csv").read_bytes()
+    candidate = read_checkpoint(calm).candidate(CARD)
+    assert candidate.architecture == plan.architecture
+    assert set(load_file(calm)) == set(build(plan.architecture, 8, CARD.spec, plan.arguments).state_dict())
+    assert candidate.module.eval()(*batch().inputs).isfinite().all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryDefense:
     def trainer(self, name: str, folder: Path) -> Trainer:
@@ -126,26 +147,6 @@ class TestEveryDefense:
                 assert t == before[n] + 1
             elif "running" not in n:
                 assert torch.equal(t.nan_to_num(), before[n].nan_to_num())
-
-    def test_a_stopped_training_continues_to_the_same_bits_of_the_plain_architecture(
-        self, name: str, tmp_path: Path
-    ) -> None:
-        class Stopped(Trainer):
-            def _save(self) -> None:
-                super()._save()
-                raise KeyboardInterrupt
-
-        plan = recipe(name)
-        calm = train(plan, tmp_path / "calm", quiet=True)
-        with pytest.raises(KeyboardInterrupt):
-            Stopped(plan, tmp_path / "stopped", CPU, False, True).run()
-        resumed = train(plan, tmp_path / "stopped", quiet=True)
-        assert calm.read_bytes() == resumed.read_bytes()
-        assert (tmp_path / "calm" / "log.csv").read_bytes() == (tmp_path / "stopped" / "log.csv").read_bytes()
-        candidate = read_checkpoint(calm).candidate(CARD)
-        assert candidate.architecture == plan.architecture
-        assert set(load_file(calm)) == set(build(plan.architecture, 8, CARD.spec, plan.arguments).state_dict())
-        assert candidate.module.eval()(*batch().inputs).isfinite().all()
 
     def test_what_it_cannot_take_is_a_named_error(self, name: str, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="cannot be made"):

@@ -28,7 +28,12 @@ from avbench.errors import AvbenchError, CheckpointError
 from avbench.models import ARCHITECTURES, build
 
 SCRIPT = Path(__file__).with_name("hostile_files.py")
-CASES = [(kind, name) for kind in HOSTILE if kind != "truncated" for name in HOSTILE[kind]]
+CASES = [
+    pytest.param(kind, name, marks=pytest.mark.slow if kind == "safetensors" else ())
+    for kind in HOSTILE
+    if kind != "truncated"
+    for name in HOSTILE[kind]
+]
 GRAPHS = [*CONTENTS, *raw({"format": "", "nodes": [{"args": []}]})]
 SECONDS, BYTES = 10, 256 << 20
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "submitting.md"

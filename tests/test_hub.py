@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import thinned
 from hub_server import HubServer
 from huggingface_hub import CommitOperationAdd, HfApi, constants, file_download
 
@@ -347,7 +348,7 @@ LIES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", sorted(LIES))
+@pytest.mark.parametrize("what", thinned(sorted(LIES), 3))
 def test_a_repository_that_lies_is_refused_and_leaves_nothing(
     hub: HubServer, visit: Callable[[str], None], what: str
 ) -> None:

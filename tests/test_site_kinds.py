@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import thinned
 from test_site_browser import Watched, browser, pytestmark  # noqa: F401
 
 from avbench import files
@@ -19,7 +20,7 @@ from avbench.site.releases import freeze
 MODELS = ("concat", "video", "minsim", "adversarial")  # of AV-MNIST
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa", "best-practice"]
 COLORS = ["color-contrast", "link-in-text-block"]  # in which alone the themes differ
-THEMES = (("light", RULES), ("dark", COLORS), pytest.param(("dark", RULES), marks=pytest.mark.slow))
+THEMES = thinned([("light", RULES), ("dark", COLORS), ("dark", RULES)], 3)
 PHONE = {"width": 375, "height": 700}
 
 

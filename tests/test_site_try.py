@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import thinned
 from parquet_bombs import BOMBS, parquet
 from site_runs import make_rows, write_run
 from test_site_browser import Watched, browser, watched  # noqa: F401
@@ -74,7 +75,7 @@ def written(rows: pd.DataFrame, **options: Any) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.parent.name}-{run.name}")
+@pytest.mark.parametrize("run", thinned(RUNS, 4), ids=lambda run: f"{run.parent.name}-{run.name}")
 def test_a_published_file_has_the_figures_and_the_place_of_its_run(page: Any, run: Path) -> None:
     verdict = drop(page, run / "rows.parquet")
     scores = api.score(run)
@@ -144,7 +145,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", thinned(CHANGES, 3))
 def test_what_is_no_run_is_refused_with_the_reason(page: Any, name: str) -> None:
     change, reason = CHANGES[name]
     verdict = drop(page, written(change(make_rows(0, 0.5, 500)).reset_index(drop=True)))
@@ -178,7 +179,7 @@ def test_the_file_that_bombs_are_made_of_can_be_read(page: Any) -> None:
     assert "refused: a has no row for XA:" in drop(page, parquet())
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", thinned(BOMBS, 3))
 def test_bombs_are_refused_at_once(page: Any, name: str) -> None:
     page.evaluate("() => { window.started = performance.now(); }")
     verdict = drop(page, BOMBS[name])
