@@ -18,6 +18,7 @@ from avbench.attacks.transfer import Transfer
 from avbench.datasets.splits import Split
 from avbench.errors import BadBudget, BadModel, BadOption, DataError
 from avbench.judge import judge
+from avbench.memory import reused_memory
 from avbench.metrics import CLEAN, NONE, SILENCE_AUDIO, SILENCE_VIDEO
 from avbench.oracle import Oracle, Victim
 from avbench.rng import Rng, seeded
@@ -97,23 +98,24 @@ def make_parts(
     Raises:
         BudgetViolation, BadModel, NonFiniteOutput: as they say; parts yielded before are good.
     """
-    still = [m for m in MODALITIES if any(m not in cell.attacked for cell in cells)]
-    embeddings = embed(victim, batch, still)
-    for cell in cells:
-        craft = (crafts or {}).get(cell)
-        counts = {victim: 1} | ({craft.model: craft.members} if craft and craft.model is not victim else {})
-        start, before = time.perf_counter(), {model: model.passes.copy() for model in counts}
-        fixed = {m: f for m, f in embeddings.items() if m not in cell.attacked}
-        clips = make_clips(victim, batch, cell, fixed, seed, craft)
-        with seeded(victim.device, "judge", seed, *batch.ids):
-            rows = judge(victim, batch, clips, fixed)
-        rows.insert(1, "threat", cell.columns[0])
-        rows.insert(2, "attack", cell.columns[1])
-        forward, backward = (
-            sum(n * most(model.passes - before[model], way) for model, n in counts.items()) for way in WAYS
-        )
-        seconds = time.perf_counter() - start
-        yield cell, Part(rows, forward, backward, seconds, keep(cell, clips) if keep else None)
+    with reused_memory(victim.device):
+        still = [m for m in MODALITIES if any(m not in cell.attacked for cell in cells)]
+        embeddings = embed(victim, batch, still)
+        for cell in cells:
+            craft = (crafts or {}).get(cell)
+            counts = {victim: 1} | ({craft.model: craft.members} if craft and craft.model is not victim else {})
+            start, before = time.perf_counter(), {model: model.passes.copy() for model in counts}
+            fixed = {m: f for m, f in embeddings.items() if m not in cell.attacked}
+            clips = make_clips(victim, batch, cell, fixed, seed, craft)
+            with seeded(victim.device, "judge", seed, *batch.ids):
+                rows = judge(victim, batch, clips, fixed)
+            rows.insert(1, "threat", cell.columns[0])
+            rows.insert(2, "attack", cell.columns[1])
+            forward, backward = (
+                sum(n * most(model.passes - before[model], way) for model, n in counts.items()) for way in WAYS
+            )
+            seconds = time.perf_counter() - start
+            yield cell, Part(rows, forward, backward, seconds, keep(cell, clips) if keep else None)
 
 
 def embed(model: Victim, batch: Batch, modalities: Sequence[Modality]) -> dict[Modality, Tensor]:

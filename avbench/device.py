@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from avbench.errors import BadOption
-from avbench.memory import reused_memory
 from avbench.oracle import Oracle, Victim
 from avbench.types import MODALITIES, Batch, modalities_of
 
@@ -41,12 +40,10 @@ def find_device(name: str) -> torch.device:
 def deterministic(device: torch.device) -> Iterator[None]:
     """Choose deterministic CUDA kernels and full float32 precision inside the block, and restore the flags after it.
 
-    On CPU the kernels are deterministic for a fixed number of threads, and setting the flag would cost two seconds;
-    there memory is reused inside the block.
+    On CPU the kernels are deterministic for a fixed number of threads, and setting the flag would cost two seconds.
     """
     if device.type != "cuda":
-        with reused_memory():
-            yield
+        yield
         return
     before = (
         torch.are_deterministic_algorithms_enabled(),

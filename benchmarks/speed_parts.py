@@ -79,7 +79,7 @@ def measure_data(full: bool) -> str:
     read = time.process_time() - start
     cells = [*REFERENCES, *(Cell(threat, attack) for threat in suite.threats for attack in suite.attacks)]
     start = time.process_time()
-    with reused_memory():
+    with reused_memory(torch.device("cpu")):
         list(make_parts(victim, batch, cells, 0))
     attacked = time.process_time() - start
     row = [suite, 1000 * read / size, 1000 * attacked / size, f"{100 * read / (read + attacked):.1f} %"]

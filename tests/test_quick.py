@@ -194,8 +194,8 @@ def faults() -> int:
 @pytest.mark.skipif(not hasattr(__import__("ctypes").CDLL(None), "mallopt"), reason="needs glibc")
 def test_freed_memory_is_used_again_inside_the_block_and_given_back_after_it() -> None:
     size = 2**26  # bytes, more than glibc keeps by itself
-    with reused_memory():
-        with reused_memory():  # the inner one ends nothing
+    with reused_memory(CPU):
+        with reused_memory(CPU):  # the inner one ends nothing
             torch.ones(size // 4)
         for _ in range(5):  # a first chunk may miss the alignment of the next one by some bytes
             torch.ones(size // 4)

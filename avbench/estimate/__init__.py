@@ -11,6 +11,7 @@ from avbench.crafting import fitted
 from avbench.device import deterministic
 from avbench.diagnose.probe import SAMPLES, Plan, largest, looks
 from avbench.estimate.probe import Probe
+from avbench.memory import reused_memory
 from avbench.metrics import CLEAN, NONE
 from avbench.oracle import Victim
 from avbench.rng import seeded
@@ -56,7 +57,7 @@ def estimate(run: Run, seconds: float = SECONDS) -> list[Estimate]:
     Nothing is written: the run's folder is not touched.
     """
     device = run.victim.device
-    with deterministic(device), seeded(device, "run"):
+    with deterministic(device), seeded(device, "run"), reused_memory(device):
         first = run.bench.look()
         threats = _diagnosed(run)
         probe = Probe(run, run.choose_micro_batch(first, None), seconds, len(run.cells) + 2 * len(threats))
