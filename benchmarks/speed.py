@@ -1,6 +1,6 @@
 """Measure attacks against torchattacks, foolbox and ART, and write the tables of benchmarks/RESULTS.md.
 
-    python benchmarks/speed.py [--full] [--parts cells suite standard data memory]
+    python benchmarks/speed.py [--full] [--parts NAME ...]
 
 `make bench` runs it in minutes, `make bench-full` as the papers attack. Needs the extra `bench`. The network is that of
 [T21] at its published size, 65,535 samples and 224 x 224 pixels, with random weights and norms fitted to its clips.
@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from speed_parts import measure_data, measure_memory, measure_standard
+from speed_growth import measure_frames, measure_samples, measure_steps
+from speed_parts import measure_data, measure_standard
 from speed_peers import CLASSES, KINDS, STEP, Contestant, Task, peers, problem
+from speed_workers import measure_workers
 from tabulate import tabulate
 from torch import nn
 
@@ -187,7 +189,7 @@ def measure_suite(full: bool) -> str:
 
 PARTS: dict[str, Callable[[bool], str]] = {
     "cells": measure_cells, "suite": measure_suite, "standard": measure_standard, "data": measure_data,
-    "memory": measure_memory,
+    "samples": measure_samples, "steps": measure_steps, "frames": measure_frames, "workers": measure_workers,
 }  # fmt: skip
 
 

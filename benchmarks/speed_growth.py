@@ -137,8 +137,10 @@ def measure_samples(full: bool) -> str:
     rows = [[n, s, 1000 * s / n, memory] for n, (s, memory) in zip(counts, found, strict=True)]
     heads = ["samples", "CPU time, s", "ms a sample", "highest memory, MB"]
     picture = draw("growth-samples", "samples", counts, {SMALL: [f[0] for f in found]}, [f[1] for f in found])
-    about = f"`avbench evaluate` of `{SMALL}`: FGSM on both modalities and the references, micro-batches of 64, a "
-    about += "process for\neach number. The prepared test clips of SynthAV are read again and again, each time under another id."
+    about = (
+        f"`avbench evaluate` of `{SMALL}`: FGSM on both modalities and the references, micro-batches of 64; a process\n"
+    )
+    about += "for each number. The prepared test clips of SynthAV are read again and again, each time under another id."
     return f"{about}\n\n{tabulate(rows, heads, 'github', floatfmt='.1f')}\n\n{picture}"
 
 
@@ -160,7 +162,7 @@ def _grown(name: str, attack: str, size: int, counts: Sequence[int], settings: S
     memory = [one[1] for one in found]
     rows = [[n, *one[2:], one[1]] for n, one in zip(counts, found, strict=True)]
     slopes = ", ".join(f"{kind} {exponent(counts, seconds):.2f}" for kind, seconds in times.items())
-    about = f"{attack}, the network at its published size, batch {size}; a process for each row. "
-    about += f"Time grows with this power of the {name}: {slopes}. Of the memory,\na part is the same for all: torch itself and the network."
+    about = f"{attack}, the network at its published size, batch {size}; a process for each row. Time grows with this "
+    about += f"power of the\n{name}: {slopes}. Torch and the network alone take a large part of the memory."
     table = tabulate(rows, [name, *(f"{kind}, s" for kind in KINDS), "highest memory, MB"], "github", floatfmt=".2f")
     return f"{about}\n\n{table}\n\n{draw(f'growth-{name}', name, counts, times, memory)}"

@@ -1,9 +1,8 @@
-"""Parts of benchmarks/speed.py about whole runs: the worst-case mode, reading of data, memory."""
+"""Parts of benchmarks/speed.py about whole runs: the worst-case mode, and reading of data."""
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -25,8 +24,6 @@ from avbench.suites import find_suite
 from avbench.threats import parse_threat
 from avbench.types import TwoStageModel
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
 MODELS = ("avbench--synthav-concat", "avbench--avmnist-concat", "avbench--grid-concat")  # undefended, committed
 
 
@@ -89,37 +86,3 @@ def measure_data(full: bool) -> str:
     about += "another thread, ahead of the loop; its whole CPU time is counted here, so the loop waits less than this."
     heads = ["suite", "reading, ms a sample", "attacks, ms a sample", "share"]
     return about + "\n\n" + tabulate([row], heads, "github", floatfmt=".2f")
-
-
-def peak() -> float:
-    """Highest resident memory since the last call, MB."""
-    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    Path("/proc/self/clear_refs").write_text("5")
-    return int(lines["VmHWM"].split()[0]) / 1024
-
-
-def measure_memory(full: bool) -> str:
-    """Highest resident memory in each quarter of a long attack, at two clip sizes."""
-    from conftest import SAMPLES, Linear, candidate, make_split
-
-    count = 20_000 if full else 2_000
-    split, suite = make_split(count), find_suite(None, ("XAV:linf:0.01:linf:0.01",), ("fgsm",))
-    peaks, done = [], [0]
-    whole = type(split).batches
-
-    def batches(self: Any, chunks: Any) -> Any:
-        for batch in whole(self, chunks):
-            done[0] += len(batch.ids)
-            if done[0] >= count * (len(peaks) + 1) / 4:
-                peaks.append(peak())
-            yield batch
-
-    type(split).batches = batches  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder:
-        peak()
-        evaluate(candidate(Linear()), split, suite, RunOptions(device="cpu", output_dir=Path(folder)), quiet=True)
-    type(split).batches = whole  # type: ignore[method-assign]
-    about = f"`avbench evaluate` of {count} clips of {SAMPLES} samples and 2 frames of 3 x 3 pixels, one FGSM cell and "
-    about += "the references: what grows with the number of samples shows, what depends on their size does not."
-    heads = [f"MB at {part} %" for part in (25, 50, 75, 100)]
-    return about + "\n\n" + tabulate([peaks], heads, "github", floatfmt=".0f")
