@@ -1,9 +1,10 @@
-"""What makes attacks fast changes no clip: plain PGD makes the same bits, and what passes and bytes cost is counted."""
+"""What makes attacks fast changes no clip and lets no memory grow; passes and bytes are counted."""
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,3 +208,14 @@ def test_freed_memory_is_used_again_inside_the_block_and_given_back_after_it() -
     torch.ones(size // 4)
     assert inside * PAGE < size / 10
     assert (faults() - before) * PAGE > size / 2  # it had been given back
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_memory_does_not_grow_with_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whole runs, in processes of their own; half a megabyte a sample would be seen."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    from speed_growth import fresh, run_samples
+
+    few, many = (fresh(run_samples, count)[1] for count in (400, 1600))
+    assert many < few + 300
