@@ -1,7 +1,7 @@
 # Thin: every target calls a command that also works by itself.
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench bench-full boards schema .venv
+.PHONY: demo test test-slow lint bench bench-full bench-gpu boards schema .venv
 
 .venv: .venv/.installed
 
@@ -39,13 +39,18 @@ $(PEERS): pyproject.toml | .venv
 	  adversarial-robustness-toolbox==1.20.1 eagerpy==0.30.0 gitpython gitdb smmap six setuptools
 	touch $@
 
-# Ratios to other libraries, into benchmarks/RESULTS.md; minutes.
+# Ratios to other libraries, and growth, into benchmarks/RESULTS.md; minutes.
 bench: .venv $(PEERS)
 	OMP_NUM_THREADS=1 PYTHONPATH=.:$(PEERS) $(BIN)/python benchmarks/speed.py
 
-# The same at the papers' batch and steps; an hour.
+# The same at the papers' batch and steps; two hours.
 bench-full: .venv $(PEERS)
 	OMP_NUM_THREADS=1 PYTHONPATH=.:$(PEERS) $(BIN)/python benchmarks/speed.py --full
+
+# Where a GPU is: the goals there, and the same libraries, into benchmarks/gpu.md.
+bench-gpu: .venv $(PEERS)
+	PYTHONPATH=.:$(PEERS) $(BIN)/python benchmarks/gpu.py > build/gpu.md
+	mv build/gpu.md benchmarks/gpu.md
 
 # Hours: trains and evaluates what is missing; see benchmarks/boards.py.
 boards: .venv

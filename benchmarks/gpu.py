@@ -1,9 +1,8 @@
 """Measure the goals of a GPU: a suite at full size, and its rate against a plain ResNet18 in bfloat16.
 
-python benchmarks/gpu.py > benchmarks/gpu.md
-
-Goals, on one H200: cvpr21-attack on 3,104 samples in less than 60 s; forward with backward at 60 % or more of the rate
-of the plain network. It needs a GPU.
+`make bench-gpu` writes benchmarks/gpu.md. Goals, on one H200: cvpr21-attack on 3,104 samples in less than 60 s; forward
+with backward at 60 % or more of the rate of the plain network. Other libraries attack in the same run, in float32 as
+they come. It needs a GPU.
 """
 
 from __future__ import annotations
@@ -17,17 +16,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from speed_peers import CLASSES as PEERS_CLASSES
+from speed_peers import KINDS, Task, peers, problem
 from torchvision.models import resnet18
 
 from avbench import store
+from avbench.attacks import parse_attack
+from avbench.cells import Cell, make_parts
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets import Sample
 from avbench.datasets.cards import Card, Lock, Pinned
 from avbench.datasets.splits import Split
+from avbench.device import deterministic
+from avbench.estimate.probe import now
 from avbench.models.avnet import AVNet
 from avbench.options import RunOptions
+from avbench.oracle import Victim
 from avbench.runner import evaluate
 from avbench.suites import find_suite
+from avbench.threats import parse_threat
+from avbench.types import AVInput, Batch
 
 SAMPLES, CLASSES, STORED = 3104, 28, 64
 CARD = Card(  # of the size of [T21]
@@ -74,6 +82,31 @@ def rate_of_resnet(batch: int) -> float:
     return REPEATS * batch / (time.perf_counter() - start)
 
 
+def against_peers(device: torch.device, size: int, steps: int) -> list[str]:
+    """Let everybody attack the same micro-batch twice, and time the second: lines of a table."""
+    model, clean = problem(1, size)
+    batch = Batch(clean.ids, AVInput(*(clip.to(device) for clip in clean.inputs)), clean.labels.to(device))
+    model = model.to(device)
+    lines = []
+    for kind in KINDS:
+        task = Task.fit(model, batch, kind, steps)
+        cell = Cell(parse_threat(task.threat), parse_attack(f"pgd:steps={steps}"))
+        victim = Victim(model, PEERS_CLASSES, device)
+        runs = peers(task, "pgd") | {
+            "avbench": lambda cell=cell, victim=victim: list(make_parts(victim, batch, [cell], 0))
+        }
+        seconds = {}
+        for who, run in runs.items():
+            for _ in range(2):
+                start = now(device)
+                with deterministic(device):
+                    run()
+                seconds[who] = now(device) - start
+        others = " | ".join(f"{seconds[who] / seconds['avbench']:.2f}" for who in list(runs)[:-1])
+        lines.append(f"| {kind} | {seconds['avbench']:.2f} | {others} |")
+    return lines
+
+
 def main() -> None:
     """Print what was reached, and whether it is the goal."""
     if not torch.cuda.is_available():
@@ -97,12 +130,15 @@ def main() -> None:
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, micro-batches of {batch}, clips crafted in bf16."
     )
-    print("`python benchmarks/gpu.py`\n")
+    print("`make bench-gpu`\n")
     print("| what | reached | goal | |\n|---|---|---|---|")
     met = "met" if seconds < SECONDS else "missed"
     print(f"| cvpr21-attack on {SAMPLES} samples at full size, s | {seconds:.1f} | < {SECONDS:.0f} | {met} |")
     met = "met" if rate >= SHARE * plain else "missed"
     print(f"| forward with backward a second, XV, of {plain:.0f} | {rate:.0f} | >= {SHARE * plain:.0f} | {met} |")
+    print("\nPGD-10 in float32, batch 64: times as long as avbench, which also checks budgets and judges.\n")
+    print("| threat | avbench, s | torchattacks | foolbox | ART |\n|---|---|---|---|---|")
+    print("\n".join(against_peers(torch.device("cuda"), 64, 10)))
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def write(part: str, text: str, full: bool) -> None:
     parts[part] = f"\n{about}\n\n{text}\n\n"
     body = "".join(f"## {name}\n{parts[name]}" for name in PARTS if name in parts)
     told = " ".join((__doc__ or "").split("\n\n")[2].split("[--")[0].split())
-    RESULTS.write_text(f"# Speed\n\n{told}\n\n{body}".rstrip() + "\n", encoding="utf-8")
+    RESULTS.write_text(f"# Speed and growth\n\n{told}\n\n{body}".rstrip() + "\n", encoding="utf-8")
 
 
 def main() -> None:

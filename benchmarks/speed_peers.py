@@ -111,12 +111,17 @@ def peers(task: Task, name: str) -> dict[str, Contestant]:
 
     def by_art() -> Tensor:
         classifier = PyTorchClassifier(
-            wrapped, nn.CrossEntropyLoss(), tuple(clean.shape[1:]), CLASSES, clip_values=(0, 1), device_type="cpu"
+            wrapped,
+            nn.CrossEntropyLoss(),
+            tuple(clean.shape[1:]),
+            CLASSES,
+            clip_values=(0, 1),
+            device_type="gpu" if clean.is_cuda else "cpu",
         )
         attack = ProjectedGradientDescentPyTorch(
             classifier, norm=np.inf, eps=eps, eps_step=eps * STEP, max_iter=steps, batch_size=size, verbose=False
         )
-        return torch.from_numpy(attack.generate(clean.numpy(), labels.numpy()))
+        return torch.from_numpy(attack.generate(clean.cpu().numpy(), labels.cpu().numpy())).to(clean.device)
 
     found = {"torchattacks": by_torchattacks, "foolbox": by_foolbox, "ART": by_art}
     return {who: lambda make=make: wrapped.clips(make()) for who, make in found.items()}

@@ -133,6 +133,8 @@ def _print_estimate(run: Run) -> None:
         click.echo(f"upper bounds, and what a short trial expects: {where}, broken samples are left out")
     else:
         click.echo(tabulate([row[:-1] for row in rows], heads[:-1]))
+    if run.options.engine != "local":
+        click.echo("seconds are those of one worker")
     click.echo(f"nothing was run; the results would go to {run.folder}")
 
 
