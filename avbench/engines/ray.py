@@ -105,7 +105,7 @@ class RayWorkers:
             said = str(error).strip().rpartition("\n")[2]
             raise EngineUnavailable(f"a worker failed ({said}); is the same avbench installed there?") from error
         except errors.RayError as error:
-            return Lost(_first_line(error))
+            return Lost(_first_line(error).partition(". ")[0])
         if isinstance(event, Made):
             self._made, self._seconds = self._made + 1, self._seconds + event.part.seconds
         return event
