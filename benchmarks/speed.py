@@ -41,7 +41,7 @@ from avbench.threats.region import Region
 from avbench.types import AVInput, Batch
 
 CPU = torch.device("cpu")
-FULL, QUICK = (10, 8, 3), (5, 4, 1)  # steps, samples, rounds
+FULL, QUICK = (10, 8, 2), (5, 4, 1)  # steps, samples, rounds
 REUSED = "torchattacks, memory reused"
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -216,7 +216,7 @@ def write(part: str, text: str, full: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="batch 8, 10 steps, three rounds: half an hour")
+    parser.add_argument("--full", action="store_true", help="batch 8, 10 steps, two rounds: two hours")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     args = parser.parse_args()
     torch.set_num_threads(1)
