@@ -58,10 +58,11 @@ def loop(task: Task) -> AVInput:
     return clips
 
 
-def victim_of(model: nn.Module, quick: bool) -> Victim:
+def victim_of(model: nn.Module, quick: bool, precision: str = "fp32") -> Victim:
     """Hold the model as a run does, perhaps without its equal network."""
     victim = Victim(model, CLASSES, CPU)
     victim.quick = victim.quick if quick else victim.model
+    victim.precision = precision
     return victim
 
 
@@ -115,11 +116,13 @@ def measure_cell(task: Task, rounds: int) -> Outcome:
     others = peers(task, "pgd")
 
     plain, quick = victim_of(model, quick=False), victim_of(model, quick=True)
+    reduced = victim_of(model, quick=True, precision="bf16")
     contestants: dict[str, Contestant] = {
         "plain loop": lambda: loop(task),
         "cached": lambda: wasting(lambda: ours(plain, batch, tried)[0]),
         "reused": lambda: ours(plain, batch, tried)[0],
         "avbench": lambda: ours(quick, batch, tried)[0],
+        "bf16": lambda: ours(reduced, batch, tried)[0],
         **others,
         REUSED: lambda: reusing(others["torchattacks"]),
     }
@@ -144,7 +147,13 @@ def measure_cell(task: Task, rounds: int) -> Outcome:
             took["avbench"],
             *ratios,
         ],
-        [label, *(took[who] for who in ("plain loop", "cached", "reused", "avbench")), "yes" if bitwise else "NO"],
+        [
+            label,
+            *(took[who] for who in ("plain loop", "cached", "reused", "avbench")),
+            "yes" if bitwise else "NO",
+            took["bf16"],
+            f"{int(right['bf16'].sum())} of {size}",
+        ],
     )
 
 
@@ -159,7 +168,8 @@ def measure_cells(full: bool) -> str:
     heads += ["torchattacks", "foolbox", "ART"]
     against = tabulate([one.against for one in found], [*heads, REUSED, "plain loop"], "github", floatfmt=".2f")
     heads = ["threat, frames", "plain loop, s", "other stream cached, s", "memory reused, s", "quick gradients, s"]
-    gained = tabulate([one.gained for one in found], [*heads, "first three: same bits"], "github", floatfmt=".2f")
+    heads += ["first three: same bits", "in bf16, s", "left right in bf16"]
+    gained = tabulate([one.gained for one in found], heads, "github", floatfmt=".2f")
     about = f"PGD-{steps}, batch {size}, rounds: {rounds}. Values apart: of torchattacks' clips, by half a step or "
     about += "more. After avbench's seconds: times as long as avbench."
     return f"{about}\n\n{against}\n\nWhat each step gained:\n\n{gained}"
