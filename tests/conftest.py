@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; threads would only wait, a
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from avbench.checkpoint import Candidate, state_sha256
@@ -28,6 +29,9 @@ from avbench.datasets.splits import Split
 from avbench.errors import BrokenClip
 from avbench.models.two_stage import TwoStage
 from avbench.types import AVInput, InputSpec
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines may be
+settings.load_profile("busy")
 
 SAMPLES, FRAMES, SIDE = 24, 2, 3
 TEST_DATA = Path(os.environ.get("AVBENCH_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
