@@ -44,7 +44,7 @@ class Repeated(Split):
         return Split(self.card, self.name, self.lock)
 
     @cached_property
-    def _ids(self) -> tuple[str, ...]:
+    def ids(self) -> tuple[str, ...]:
         rows = self.lock.rows
         return tuple(f"{rows[i % len(rows)].id}-{i // len(rows)}" for i in range(self.count))
 
@@ -55,12 +55,8 @@ class Repeated(Split):
     def present(self) -> tuple[int, ...]:
         return tuple(range(self.count))
 
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return self._ids
-
     def stored(self, index: int) -> Sample:
-        return self._whole.stored(index % len(self.lock.rows))._replace(id=self._ids[index])
+        return self._whole.stored(index % len(self.lock.rows))._replace(id=self.ids[index])
 
 
 def peak() -> float:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from avbench import store
 from avbench.attacks import ATTACKS, Attack, Cost, parse_attack
+from avbench.datasets.cards import Lock
 from avbench.errors import (
     BadModel,
     BudgetViolation,
@@ -436,3 +437,14 @@ def test_kill_9_at_20_random_moments_then_resume_gives_the_same_bytes(tmp_path: 
     assert process.exitcode == 0
     assert_same_rows(calm, killed)
     assert not list(killed.rglob(".*.tmp"))
+
+
+def test_what_all_samples_share_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made for each part, it would let time grow with the square of the number of samples."""
+    made: list[Lock] = []
+    text = Lock.text.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Lock, "text", property(lambda lock: made.append(lock) or text(lock)))
+    split = make_split(60)
+    evaluate(candidate(Linear()), split, WORST, options(tmp_path), quiet=True)
+    assert len(made) == 1
+    assert split.ids is split.ids

@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -171,7 +171,7 @@ class Lock:
         writer.writerows((row.id, label_text(row.label), row.sha256) for row in self.rows)
         return out.getvalue()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Identity of the split; part of every fingerprint."""
         return hashlib.sha256(self.text.encode()).hexdigest()

@@ -48,7 +48,7 @@ class Split:
         """Indices of the clips that are there."""
         return tuple(index for index, row in enumerate(self.lock.rows) if row.sha256)
 
-    @property
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Sample ids in canonical order."""
         return tuple(row.id for row in self.lock.rows)
