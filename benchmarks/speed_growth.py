@@ -97,9 +97,10 @@ def run_cells(frames: int, steps: int, size: int) -> list[Any]:
     victim, attack = Victim(model, CLASSES, torch.device("cpu")), parse_attack(f"pgd:steps={steps}")
     seconds = []
     for kind in KINDS:
-        cells = [Cell(parse_threat(Task(model, batch, kind, steps, 0.001).threat), attack)]
+        threat = parse_threat(Task(model, batch, kind, steps, 0.001).threat)
+        list(make_parts(victim, batch, [Cell(threat, parse_attack("fgsm"))], 0))  # the first time makes kernels
         start = time.process_time()
-        list(make_parts(victim, batch, cells, 0))
+        list(make_parts(victim, batch, [Cell(threat, attack)], 0))
         seconds.append(time.process_time() - start)
     return [sum(seconds), *seconds]
 
