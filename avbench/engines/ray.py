@@ -114,13 +114,18 @@ class RayWorkers:
         """Start Ray on this machine for this run alone."""
         self.slots = self.slots or (torch.cuda.device_count() if self._gpus else len(os.sched_getaffinity(0)))
         self._folder = tempfile.mkdtemp(prefix="avbench-ray-")
-        try:
-            self._ray.init(
-                "local", num_cpus=self.slots, num_gpus=self.slots * self._gpus, include_dashboard=False,
-                log_to_driver=False, logging_level="ERROR", _temp_dir=self._folder,
-            )  # fmt: skip
-        except Exception as error:  # Ray has no kind of its own for it
-            raise EngineUnavailable(f"Ray does not start here ({_first_line(error)}); use --engine local") from error
+        for again in (True, False):  # Ray waits 30 s for itself, which a busy machine may not reach the first time
+            try:
+                self._ray.init(
+                    "local", num_cpus=self.slots, num_gpus=self.slots * self._gpus, include_dashboard=False,
+                    log_to_driver=False, logging_level="ERROR", _temp_dir=self._folder,
+                )  # fmt: skip
+                return
+            except Exception as error:  # Ray has no kind of its own for it
+                self._ray.shutdown()
+                if not again:
+                    said = _first_line(error)
+                    raise EngineUnavailable(f"Ray does not start here ({said}); use --engine local") from error
 
     def _join(self, address: str) -> None:
         try:
