@@ -119,8 +119,10 @@ def _print_estimate(run: Run) -> None:
     from tabulate import tabulate
 
     from avbench.estimate import estimate
+    from avbench.progress import working
 
-    found = estimate(run)
+    with working("trying the attacks for about ten seconds", quiet=False):
+        found = estimate(run)
     heads = ["threat", "attack", "samples", "forward", "backward", "seconds", "expected seconds"]
     rows = [[*one[:5], f"{one.seconds:.1f}", f"{one.expected:.1f}"] for one in found]
     total = [sum(column) for column in zip(*[(*one[2:6], one.expected) for one in found], strict=True)]
