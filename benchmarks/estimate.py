@@ -54,10 +54,10 @@ def main() -> None:
     print("# Predicted and measured\n")
     print(f"{torch.get_num_threads()} thread of {platform.machine()}, torch {torch.__version__}; load average", end=" ")
     print(f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. `python benchmarks/estimate.py`\n")
+    print("In `quick`, a worst-case suite, predicted passes are the most that it can be, and seconds those expected.")
     print(
-        "In `quick`, a worst-case suite, predicted passes are the most that it can be, and seconds those expected. A second or"
+        "A second or two before and after the cells is not predicted, nor then a run that takes no longer than that.\n"
     )
-    print("two before and after the cells are not predicted, so a run that takes no longer than that cannot be.\n")
     print("| model | suite | samples | passes predicted, forward / backward | made | s expected | s taken | off, % |")
     print("|---|---|---|---|---|---|---|---|")
     for model, suite, limit in TRIED:
