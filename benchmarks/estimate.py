@@ -23,11 +23,11 @@ from avbench.suites import find_suite
 
 # Model, suite, samples.
 TRIED = (
-    ("avbench--avmnist-concat", "cvpr21-attack", 256),
-    ("avbench--avmnist-adversarial", "quick", 64),
-    ("avbench--synthav-concat", "cvpr21-attack", 32),
-    ("avbench--synthav-video", "cvpr21-defense", 64),
-    ("avbench--synthav-adversarial", "quick", 64),
+    ("avbench--avmnist-concat", "iclr25", 256),
+    ("avbench--avmnist-adversarial", "standard", 128),
+    ("avbench--synthav-concat", "cvpr21-attack", 128),
+    ("avbench--synthav-video", "iclr25", 128),
+    ("avbench--synthav-adversarial", "standard", 128),
 )
 
 
@@ -54,7 +54,9 @@ def main() -> None:
     print("# Predicted and measured\n")
     print(f"{torch.get_num_threads()} thread of {platform.machine()}, torch {torch.__version__}; load average", end=" ")
     print(f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. `python benchmarks/estimate.py`\n")
-    print("In `quick`, a worst-case suite, predicted passes are the most that it can be, and seconds those expected.")
+    print(
+        "In `standard`, a worst-case suite, predicted passes are the most that it can be, and seconds those expected."
+    )
     print(
         "A second or two before and after the cells is not predicted, nor then a run that takes no longer than that.\n"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,9 +24,9 @@ TIMED = re.compile(r"import time: +(\d+) \| +\d+ \| +(\S+)")
 
 def user_seconds(words: tuple[str, ...]) -> float:
     """User CPU time of one process and its children: what other programs do adds little to it."""
-    before = os.times().children_user
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
-    return os.times().children_user - before
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
 
 
 def imports(words: tuple[str, ...]) -> dict[str, float]:
