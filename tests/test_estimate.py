@@ -130,6 +130,7 @@ def test_a_sample_that_an_attack_breaks_is_not_expected_by_the_next(tmp_path: Pa
     assert first.share > second.share == 0.0
 
 
+@pytest.mark.usefixtures("seeded")  # the probe is asked without what a run wraps around it
 @pytest.mark.parametrize("model", [Sure(100.0), Sure(-100.0), Wavy(), pytest.param(Random(), marks=pytest.mark.slow)])
 def test_the_passes_of_the_diagnosis_are_predicted(tmp_path: Path, model: nn.Module) -> None:
     bound = predicted(run_of(tmp_path, model, RANKED, ALIKE))["all", DIAGNOSIS]
