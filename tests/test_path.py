@@ -136,7 +136,7 @@ def github(tmp_path: Path) -> Github:
     seed, made = tmp_path / "seed", Github(tmp_path)
     for name in ("avbench", "datasets", COMMITTED, "leaderboard/published"):
         shutil.copytree(ROOT / name, seed / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "constraints.txt", ".gitignore"):
+    for name in ("pyproject.toml", "constraints.txt", ".gitignore", "CITATION.cff"):
         shutil.copy(ROOT / name, seed)
     git(seed, "init", "--quiet", "--initial-branch=main")
     git(seed, "add", ".")
@@ -215,7 +215,8 @@ def test_a_packed_model_goes_from_its_pull_request_to_a_row_of_the_site(github: 
     brought = git(github.server, "diff", "--name-only", f"main...{opened['--head']}").splitlines()
     assert set(brought) == {str(place / name) for name in TAKEN}
     github.merge(opened["--head"])
-    assert github.run("site", "build")[0] == 0
+    code, said = github.run("site", "build")
+    assert code == 0, said
 
     with tarfile.open(github.place / "archives" / "github-pages" / "artifact.tar") as archive:
         archive.extractall(github.place / "site", filter="data")
