@@ -168,7 +168,7 @@ def board_rows(site: Path) -> list[list[Any]]:
 
 
 def figures(result: Path) -> list[float]:
-    """Clean, XA, XV, XAV and Avg of a result, counted in its rows."""
+    """Avg, clean, XA, XV and XAV of a result, counted in its rows."""
     rows = pd.read_parquet(result / "rows.parquet").set_index("sample")
     clean = rows[(rows["threat"] == "clean") & (rows["attack"] == "none")]["correct"]
     robust = [
@@ -176,7 +176,7 @@ def figures(result: Path) -> list[float]:
         for label in ("XA", "XV", "XAV")
     ]
     shares = [100 * one.mean() for one in (clean, *robust)]
-    return [*shares, sum(shares[1:]) / 3]
+    return [sum(shares[1:]) / 3, *shares]
 
 
 def test_a_submission_that_changes_another_file_is_refused(github: Github) -> None:
