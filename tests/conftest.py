@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import random
 import signal
@@ -143,6 +144,19 @@ def _no_global_randomness() -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "the global generator of torch was used"
+
+
+def start_clean(work: Callable[..., object], *arguments: object) -> Any:
+    """Start a process at once in its work: killing its imports would test nothing.
+
+    It is forked from one that has asked autograd nothing: from here that would fail after any test whose gradients
+    took threads. What a test has patched is not patched there.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["conftest", "avbench.runner"])
+    process = context.Process(target=work, args=arguments)
+    process.start()
+    return process
 
 
 def kill_9(process: Any, progress: Callable[[], int], moments: random.Random, delay: float = 0.01) -> bool:

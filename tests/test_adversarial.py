@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import multiprocessing
 import os
 import random
 import resource
@@ -19,7 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FRAMES, SAMPLES, SIDE, Wavy, assert_same_rows, candidate, count_parts, kill_9, make_split
+from conftest import (
+    FRAMES,
+    SAMPLES,
+    SIDE,
+    Wavy,
+    assert_same_rows,
+    candidate,
+    count_parts,
+    kill_9,
+    make_split,
+    start_clean,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -122,9 +132,7 @@ def test_kill_9_at_random_moments_then_resume_gives_the_same_clips(tmp_path: Pat
     straight = kept_files(run_of(tmp_path / "straight", WORST, Slow()))
     folder, moments, killed = tmp_path / "killed", random.Random(1), 0
     for _ in range(10):
-        process = multiprocessing.get_context("fork").Process(target=run_of, args=(folder, WORST, Slow()))
-        process.start()
-        killed += kill_9(process, lambda: count_parts(folder), moments)  # type: ignore[arg-type]
+        killed += kill_9(start_clean(run_of, folder, WORST, Slow()), lambda: count_parts(folder), moments)  # type: ignore[arg-type]
     assert killed >= 5
     assert kept_files(run_of(folder, WORST, Slow())) == straight
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import random
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Linear, Wavy, assert_same_rows, candidate, count_parts, kill_9, make_split
+from conftest import Linear, Wavy, assert_same_rows, candidate, count_parts, kill_9, make_split, start_clean
 from torch import Tensor, nn
 
 from avbench import store
@@ -409,12 +408,8 @@ class Slow(Wavy):
         return super().forward(audio, video)
 
 
-def _child(suite: Suite, folder: Path) -> multiprocessing.Process:
-    context = multiprocessing.get_context("fork")  # at once in the loop: killing the imports would test nothing
-    slow = candidate(Slow())
-    process = context.Process(target=evaluate, args=(slow, SPLIT, suite, options(folder)), kwargs={"quiet": True})
-    process.start()
-    return process  # type: ignore[return-value]
+def _slowly(suite: Suite, folder: Path) -> None:
+    evaluate(candidate(Slow()), SPLIT, suite, options(folder), quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -422,17 +417,17 @@ def _child(suite: Suite, folder: Path) -> multiprocessing.Process:
 )
 def test_kill_9_at_20_random_moments_then_resume_gives_the_same_bytes(tmp_path: Path, suite: Suite) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    _child(suite, calm).join()
+    start_clean(_slowly, suite, calm).join()
     moments, kills, seen = random.Random(0), 0, set[int]()
     while kills < 20:
-        if kill_9(_child(suite, killed), lambda: count_parts(killed), moments):
+        if kill_9(start_clean(_slowly, suite, killed), lambda: count_parts(killed), moments):
             kills += 1
             seen.add(count_parts(killed))
         else:  # finished before the blow: lose some parts and go on
             for part in sorted(killed.rglob("part-*"))[:: moments.randint(2, 5)]:
                 part.unlink()
     assert len(seen) > 5, "the kills must fall at different moments, or this test is idle"
-    process = _child(suite, killed)
+    process = start_clean(_slowly, suite, killed)
     process.join()
     assert process.exitcode == 0
     assert_same_rows(calm, killed)

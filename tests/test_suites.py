@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import random
 import time
 from pathlib import Path
@@ -12,7 +11,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Linear, MemorySplit, Wavy, assert_same_rows, candidate, count_parts, kill_9, make_split
+from conftest import (
+    Linear,
+    MemorySplit,
+    Wavy,
+    assert_same_rows,
+    candidate,
+    count_parts,
+    kill_9,
+    make_split,
+    start_clean,
+)
 from torch import Tensor
 
 from avbench import store, summarize
@@ -124,25 +133,22 @@ STANDARD = dataclasses.replace(
 )
 
 
-def _child(folder: Path) -> Any:
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=evaluate, args=(candidate(Slow()), SPLIT, STANDARD, options(folder), True))
-    process.start()
-    return process
+def _slowly(folder: Path) -> None:
+    evaluate(candidate(Slow()), SPLIT, STANDARD, options(folder), quiet=True)
 
 
 @pytest.mark.slow
 def test_standard_meets_survivors_only_and_resumes_after_kill_9_to_the_same_bytes(tmp_path: Path) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    _child(calm).join()
+    start_clean(_slowly, calm).join()
     moments, seen = random.Random(0), set[int]()
     for _ in range(12):
-        if kill_9(_child(killed), lambda: count_parts(killed), moments):
+        if kill_9(start_clean(_slowly, killed), lambda: count_parts(killed), moments):
             seen.add(count_parts(killed))
         for part in sorted(killed.rglob("part-*"))[:: moments.randint(3, 6)]:
             part.unlink()
     assert len(seen) > 5, "the kills must fall at different moments, or this test is idle"
-    process = _child(killed)
+    process = start_clean(_slowly, killed)
     process.join()
     assert process.exitcode == 0
     assert_same_rows(calm, killed)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import random
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from conftest import Linear, MemorySplit, Wavy, assert_same_rows, candidate, count_parts, kill_9, make_split
+from conftest import (
+    Linear,
+    MemorySplit,
+    Wavy,
+    assert_same_rows,
+    candidate,
+    count_parts,
+    kill_9,
+    make_split,
+    start_clean,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -296,28 +304,26 @@ class Slow(Wavy):
         return super().forward(audio, video)
 
 
-def _child(folder: Path) -> Any:
-    context = multiprocessing.get_context("fork")
-    run = run_of(folder, model=Slow())
-    arguments: Sequence[Any] = (run.candidate, run.split, run.suite, run.options, True)
-    process = context.Process(target=evaluate, args=arguments)
-    process.start()
-    return process
+def _slowly(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("avbench.crafting.open_split", lambda _, split: splits_of(split))
+        run = run_of(folder, model=Slow())
+        evaluate(run.candidate, run.split, run.suite, run.options, quiet=True)
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_then_resume_gives_the_same_bytes(tmp_path: Path, opened: list[str]) -> None:
+def test_kill_9_at_any_moment_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    _child(calm).join()
+    start_clean(_slowly, calm).join()
     moments, seen = random.Random(0), set[tuple[int, int]]()
     for kill in range(12):
-        if kill_9(_child(killed), lambda: sum(_progress(killed)), moments):
+        if kill_9(start_clean(_slowly, killed), lambda: sum(_progress(killed)), moments):
             seen.add(_progress(killed))
         for path in list(killed.rglob("cells/*"))[:: 2 + kill] if kill % 4 == 3 else ():  # lose some, fits among them
             for file in path.iterdir():
                 file.unlink()
     assert len(seen) > 5, "the kills must fall at different moments, or this test is idle"
-    process = _child(killed)
+    process = start_clean(_slowly, killed)
     process.join()
     assert process.exitcode == 0
     assert_same_rows(calm, killed)
