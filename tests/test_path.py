@@ -161,10 +161,15 @@ def submit(github: Github, model: str, first: str = "") -> Path:
     return author
 
 
-def board_rows(site: Path) -> list[list[Any]]:
-    """The rows of the submission on all boards of its dataset that are measured."""
-    found = [json.loads(Page(path).data)["rows"] for path in (site / "lb" / "synthav").glob("*.html")]
-    return [row for rows in found for row in rows if row[1][0] == TITLE]
+def board_rows(site: Path) -> list[dict[str, Any]]:
+    """The rows of the submission on all boards of its dataset that are measured, by the titles of columns."""
+    found = [json.loads(Page(path).data) for path in (site / "lb" / "synthav").glob("*.html")]
+    titled = [dict(zip(titles(table), row, strict=True)) for table in found for row in table["rows"]]
+    return [row for row in titled if row["Model"][0] == TITLE]
+
+
+def titles(table: dict[str, Any]) -> list[str]:
+    return [*(column["title"] for column in table["columns"]), "state of the row"]
 
 
 def figures(result: Path) -> list[float]:
@@ -224,6 +229,6 @@ def test_a_packed_model_goes_from_its_pull_request_to_a_row_of_the_site(github: 
     record = json.loads((result / "run.json").read_text())
     assert (record["provenance"]["git_commit"], record["provenance"]["dirty"]) == (asked_for, False)
     [row] = board_rows(github.place / "site")
-    assert [cell[0] for cell in row[2:7]] == pytest.approx(figures(result), abs=0.006)
-    assert (row[0], row[-2:]) == ([1, "group 1"], ["ranked", "ranked"])
+    assert [cell[0] for cell in list(row.values())[2:7]] == pytest.approx(figures(result), abs=0.006)
+    assert (row["Rank"], row["State"], row["state of the row"]) == ([1, "group 1"], "ranked", "ranked")
     assert TITLE in (github.place / "site" / "models" / f"{MODEL}.html").read_text()
