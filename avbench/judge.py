@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from avbench.errors import BadModel
-from avbench.oracle import Victim, classification_loss, margin
+from avbench.objectives import classification_loss, margin
+from avbench.oracle import Victim
 from avbench.rng import seeded
 from avbench.types import AVInput, Batch, Modality
 

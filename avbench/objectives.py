@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> (batch,), to be maximized
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,15 +12,10 @@ from torch import Tensor, nn
 
 from avbench.errors import BadModel, BadOption, NoGradient, NonFiniteOutput
 from avbench.models.quick import quicken
-from avbench.objectives import ascent_objective, badness, classification_loss, margin
+from avbench.objectives import Objective, ascent_objective, badness
 from avbench.precision import autocast, scale_of, tf32
 from avbench.types import MODALITIES, AVInput, Batch, Modality, TwoStageModel, modalities_of
 
-__all__ = [
-    "DRAWS", "Gradient", "Objective", "Oracle", "Victim",
-    "ascent_objective", "badness", "classification_loss", "margin",
-]  # fmt: skip
-Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> (batch,), to be maximized
 T = TypeVar("T")
 DRAWS = 20  # over which a gradient is averaged if the model answers at random (Athalye et al. 2018, section 4.1.2)
 

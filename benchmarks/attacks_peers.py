@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from avbench.attacks import parse_attack
 from avbench.datasets.splits import open_split
-from avbench.oracle import Oracle, Victim, margin
+from avbench.objectives import margin
+from avbench.oracle import Oracle, Victim
 from avbench.rng import Rng
 from avbench.submission import find_candidate
 from avbench.threats import parse_threat

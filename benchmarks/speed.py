@@ -34,7 +34,8 @@ from avbench import cells
 from avbench.attacks import parse_attack
 from avbench.cells import REFERENCES, Cell, make_parts
 from avbench.memory import reused_memory
-from avbench.oracle import Victim, ascent_objective, margin
+from avbench.objectives import ascent_objective, margin
+from avbench.oracle import Victim
 from avbench.provenance import provenance
 from avbench.threats import parse_threat
 from avbench.threats.region import Region

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avbench.models import build
-from avbench.oracle import margin
+from avbench.objectives import margin
 from avbench.types import MODALITIES, AVInput, Batch, InputSpec, Modality
 
 CLASSES, STEP = 27, 1 / 8  # of the radius

@@ -15,7 +15,8 @@ from avbench.attacks import apgd, parse_attack
 from avbench.attacks.apgd import APGDT, checkpoints, dlr, targeted_dlr
 from avbench.datasets.splits import open_split
 from avbench.errors import BadOption
-from avbench.oracle import Gradient, Objective, Oracle, Victim, ascent_objective, margin
+from avbench.objectives import Objective, ascent_objective, margin
+from avbench.oracle import Gradient, Oracle, Victim
 from avbench.rng import Rng
 from avbench.submission import find_candidate
 from avbench.threats import ThreatModel, parse_threat

@@ -15,8 +15,8 @@ import avbench
 from avbench.datasets.cards import read_card
 from avbench.errors import RunConflict
 from avbench.judge import perceptibility
+from avbench.objectives import classification_loss, margin
 from avbench.options import RunOptions
-from avbench.oracle import classification_loss, margin
 from avbench.types import AVInput
 
 

@@ -17,7 +17,8 @@ from avbench.attacks.fgsm import FGSM
 from avbench.attacks.mim import MIM
 from avbench.attacks.pgd import PGD
 from avbench.errors import AvbenchError, BadModel, BadOption, BudgetViolation, NonFiniteOutput
-from avbench.oracle import Oracle, Victim, ascent_objective, classification_loss, margin
+from avbench.objectives import ascent_objective, classification_loss, margin
+from avbench.oracle import Oracle, Victim
 from avbench.rng import Rng
 from avbench.suites import find_suite
 from avbench.threats import ThreatModel, parse_threat

@@ -22,7 +22,7 @@ from avbench.counter import Counter, accept, best_known, best_known_avg, check_c
 from avbench.errors import AvbenchError, BadOption, BudgetViolation, DataError, VerificationFailed
 from avbench.metrics import Rows
 from avbench.metrics.outcomes import read
-from avbench.oracle import margin
+from avbench.objectives import margin
 from avbench.site import build
 from avbench.submission import find_candidate
 from avbench.suites import Suite, find_suite

@@ -21,7 +21,8 @@ from avbench.diagnose.rows import flags_of_record, flags_of_rows
 from avbench.errors import DatasetNotPrepared
 from avbench.metrics.sketch import sketch
 from avbench.models.two_stage import TwoStage
-from avbench.oracle import Oracle, Victim, classification_loss, margin
+from avbench.objectives import classification_loss, margin
+from avbench.oracle import Oracle, Victim
 from avbench.rng import seeded
 from avbench.submission import find_candidate
 from avbench.threats import ThreatModel, find_threats, parse_threat

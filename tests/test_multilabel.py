@@ -31,8 +31,9 @@ from avbench.metrics import CLEAN, METRICS, NONE, WORST_CASE, Rows
 from avbench.metrics.intervals import share
 from avbench.metrics.multilabel import d_prime, per_class, rank_class, rank_classes
 from avbench.metrics.sketch import sketch, sketch_scores
+from avbench.objectives import classification_loss, margin
 from avbench.options import RunOptions
-from avbench.oracle import Victim, classification_loss, margin
+from avbench.oracle import Victim
 from avbench.runner import evaluate
 from avbench.site import build
 from avbench.site.published import d_prime as d_prime_of_the_papers

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from avbench.attacks import parse_attack
 from avbench.attacks.square import Square
 from avbench.errors import BadOption
-from avbench.oracle import Oracle, Victim, classification_loss, margin
+from avbench.objectives import classification_loss, margin
+from avbench.oracle import Oracle, Victim
 from avbench.rng import Rng
 from avbench.threats import parse_threat
 from avbench.threats.region import Region

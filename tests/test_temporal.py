@@ -18,7 +18,8 @@ from avbench.attacks.tma import TMA
 from avbench.datasets.splits import open_split
 from avbench.errors import BadOption
 from avbench.models.two_stage import TwoStage
-from avbench.oracle import Oracle, Victim, ascent_objective
+from avbench.objectives import ascent_objective
+from avbench.oracle import Oracle, Victim
 from avbench.rng import Rng
 from avbench.submission import find_candidate
 from avbench.threats import parse_threat

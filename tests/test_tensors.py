@@ -17,8 +17,9 @@ from avbench.attacks import ATTACKS, Attack, Cost, Setting, parse_attack
 from avbench.datasets.cards import Lock, Pinned
 from avbench.datasets.encoding import digest
 from avbench.errors import BadModel, BadOption, BudgetViolation, NonFiniteOutput, UnknownName
+from avbench.objectives import margin
 from avbench.options import RunOptions
-from avbench.oracle import Oracle, margin
+from avbench.oracle import Oracle
 from avbench.rng import Rng
 from avbench.suites import find_suite
 from avbench.threats import parse_threat

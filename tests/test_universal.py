@@ -32,8 +32,9 @@ from avbench.attacks.universal import NO_BOX, Fitted, Universal
 from avbench.crafting import FILE
 from avbench.errors import BadOption
 from avbench.estimate import estimate
+from avbench.objectives import margin
 from avbench.options import RunOptions
-from avbench.oracle import Oracle, Victim, margin
+from avbench.oracle import Oracle, Victim
 from avbench.rng import Rng
 from avbench.runner import Run, evaluate
 from avbench.suites import find_suite

@@ -13,7 +13,8 @@ import torch
 from avbench.attacks import ATTACKS, Attack, Cost, Setting
 from avbench.attacks.worst import Worst, choose
 from avbench.errors import BadOption
-from avbench.oracle import Gradient, Objective, Oracle, ascent_objective, badness, margin
+from avbench.objectives import Objective, ascent_objective, badness, margin
+from avbench.oracle import Gradient, Oracle
 from avbench.types import AVInput
 
 if TYPE_CHECKING:

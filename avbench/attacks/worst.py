@@ -19,7 +19,7 @@ class Worst:
         self._badness: Tensor | None = None
 
     def offer(self, clips: AVInput, badness: Tensor) -> None:
-        """Keep those that are worse for the model than what was kept; badness (batch,) is `avbench.oracle.badness`."""
+        """Keep those that are worse for the model than what was kept, by `avbench.objectives.badness` (batch,)."""
         if self._badness is None:
             self.clips, self._badness = clips, badness
             return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from avbench.attacks.pgd import PGD
 from avbench.defenses import DEFENSES, Defense, Moment
 from avbench.defenses.common import craft, linf_threat
-from avbench.oracle import classification_loss
+from avbench.objectives import classification_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

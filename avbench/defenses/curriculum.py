@@ -13,7 +13,7 @@ from avbench.attacks.mask import Mask
 from avbench.defenses import DEFENSES, Defense, Moment
 from avbench.defenses.adversarial import climb
 from avbench.defenses.common import craft, embedding_sizes, linf_threat
-from avbench.oracle import classification_loss
+from avbench.objectives import classification_loss
 from avbench.threats.region import Region
 from avbench.types import MODALITIES, AVInput, Batch, TwoStageModel
 

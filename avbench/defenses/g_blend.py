@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from avbench.defenses import DEFENSES, Defense, Moment
 from avbench.defenses.common import STUDIED, Clips, Wrapped, embedding_sizes, stages
 from avbench.errors import RecipeError
-from avbench.oracle import classification_loss
+from avbench.objectives import classification_loss
 from avbench.types import MODALITIES
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from avbench.defenses import DEFENSES, Defense, Moment
 from avbench.defenses.common import embedding_sizes, stages
 from avbench.errors import RecipeError
-from avbench.oracle import classification_loss
+from avbench.objectives import classification_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from avbench.defenses import DEFENSES, Defense, Moment
 from avbench.defenses.common import STUDIED, Clips, Wrapped, embedding_sizes, evaluated, one_label, stages
 from avbench.geometry import QUANTILES, convexity, density
-from avbench.oracle import classification_loss
+from avbench.objectives import classification_loss
 from avbench.types import MODALITIES, AVInput, Batch, Modality, TwoStageModel
 
 if TYPE_CHECKING:

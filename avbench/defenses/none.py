@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from avbench.defenses import DEFENSES, Defense, Moment
-from avbench.oracle import classification_loss
+from avbench.objectives import classification_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from avbench.defenses import DEFENSES, Defense, Moment
 from avbench.defenses.common import Wrapped, embedding_sizes, one_label, stages
-from avbench.oracle import classification_loss
+from avbench.objectives import classification_loss
 from avbench.types import MODALITIES
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from avbench.defenses.recipe import read_recipe as read_recipe
 from avbench.device import deterministic, find_device
 from avbench.errors import BadOption, NonFiniteOutput, RecipeError, RunConflict
 from avbench.models import build
-from avbench.oracle import margin
+from avbench.objectives import margin
 from avbench.progress import track
 from avbench.rng import Rng
 from avbench.threats import find_threats

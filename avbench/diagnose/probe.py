@@ -22,7 +22,8 @@ from avbench.diagnose.rows import HUGE, WHERE, flags_of_rows, needs_gradients, s
 from avbench.errors import BadBudget, NoGradient
 from avbench.judge import drawn_at_random
 from avbench.metrics import CLEAN, NONE, Rows
-from avbench.oracle import Oracle, Victim, ascent_objective, classification_loss
+from avbench.objectives import ascent_objective, classification_loss
+from avbench.oracle import Oracle, Victim
 from avbench.threats import ThreatModel, parse_threat
 from avbench.threats.budget import Budget
 from avbench.threats.linf import Linf

@@ -14,7 +14,8 @@ from avbench.attacks.universal import Fitted, Universal
 from avbench.cells import WAYS, Cell, Craft, embed, make_parts, most
 from avbench.judge import judge
 from avbench.metrics import NONE
-from avbench.oracle import Gradient, Objective, Oracle, Victim, ascent_objective, margin
+from avbench.objectives import Objective, ascent_objective, margin
+from avbench.oracle import Gradient, Oracle, Victim
 from avbench.rng import Rng, seeded
 from avbench.runner import Run
 from avbench.threats import ThreatModel

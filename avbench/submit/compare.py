@@ -13,7 +13,8 @@ from avbench.metrics import WORST_CASE, Rows, Score
 from avbench.metrics.avg import avg
 from avbench.metrics.clean_accuracy import clean_accuracy
 from avbench.metrics.robust_accuracy import robust_accuracy
-from avbench.oracle import Victim, margin
+from avbench.objectives import margin
+from avbench.oracle import Victim
 from avbench.submit.probes import ask
 from avbench.submit.report import Finding
 

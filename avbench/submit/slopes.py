@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from avbench.errors import BadModel, NonFiniteOutput
-from avbench.oracle import Oracle, Victim, ascent_objective
+from avbench.objectives import ascent_objective
+from avbench.oracle import Oracle, Victim
 from avbench.rng import Rng, seeded
 from avbench.sandbox.wire import STAGES
 from avbench.submit.probes import ask, draws, spread

@@ -51,9 +51,9 @@ class Monkey(Base):
     def __init__(self, classes, spec):
         super().__init__(classes, spec)
         import avbench.judge
-        import avbench.oracle
+        import avbench.objectives
 
-        avbench.judge.margin = avbench.oracle.margin = lambda logits, labels: torch.ones(len(labels))
+        avbench.judge.margin = avbench.objectives.margin = lambda logits, labels: torch.ones(len(labels))
 
 
 class Exits(Base):
