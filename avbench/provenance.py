@@ -45,9 +45,9 @@ def numerics(device: torch.device, micro_batch: int, precision: str, quick: bool
     }
 
 
-def precision_of(record: Mapping[str, Any]) -> str:
-    """In what the clips of a run were crafted, by its record."""
-    return str(record["numerics"].get("precision", "fp32"))
+def precision_of(numerics: Mapping[str, Any]) -> str:
+    """In what the clips of a run were crafted, by what its record says of numerics."""
+    return str(numerics.get("precision", "fp32"))
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

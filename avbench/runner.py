@@ -159,9 +159,11 @@ class Run:
                 f"{self.folder} holds a run with another model, split, seed or set of attacks; "
                 "choose another --output-dir, or --fresh to discard it (in Python: RunOptions)"
             )
-        if earlier and precision_of(earlier) != self.options.precision:
-            made = f"{self.folder} holds a run whose clips are crafted in {precision_of(earlier)}"
-            raise RunConflict(f"{made}; choose another --output-dir, or --fresh to discard it")
+        if earlier and (other := precision_of(earlier["numerics"])) != self.options.precision:
+            raise RunConflict(
+                f"{self.folder} holds a run whose clips are crafted in {other}; "
+                "choose another --output-dir, or --fresh to discard it"
+            )
         if earlier and earlier["rows_sha256"] and earlier["dataset"]["evaluated"] > len(self.positions):
             raise RunConflict(
                 f"{self.folder} holds this run on {earlier['dataset']['evaluated']} samples, "

@@ -14,6 +14,7 @@ from tabulate import tabulate
 from avbench import store
 from avbench.metrics import CLEAN, DIGITS, NONE, WORST_CASE
 from avbench.metrics.avg import MEAN_OF_THREATS
+from avbench.provenance import precision_of
 
 WIDE = 8  # columns; a wider table is turned, one row a threat
 Found = Mapping[tuple[str, str, str], str]  # figure with its interval by metric, threat, attack
@@ -24,7 +25,7 @@ def print_run(run: Path, scores: pd.DataFrame) -> None:
     record = store.read_record(run)
     data = record["dataset"]
     click.echo(f"{record['model']['id']} on {record['track']}: {data['evaluated']} of {data['size']} samples")
-    if (precision := record["numerics"].get("precision", "fp32")) != "fp32":
+    if (precision := precision_of(record["numerics"])) != "fp32":
         click.echo(f"clips are crafted in {precision} and judged in fp32; such a run does not rank")
     found = {(s["metric"], s["threat"], s["attack"]): _cell(s) for _, s in scores.iterrows()}
     if ("clean-accuracy", CLEAN, NONE) in found:

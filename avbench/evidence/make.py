@@ -147,7 +147,7 @@ def _craft(replay: Replay, cell: Cell, chunk: Sequence[int], path: Path) -> None
     batch = run.split.batch(chunk).to(victim.device)
     with deterministic(victim.device):
         fixed = embed(victim, batch, [m for m in MODALITIES if m not in cell.attacked])
-        run.crafting.look_in(precision_of(replay.record))
+        run.crafting.look_in(precision_of(replay.record["numerics"]))
         clips = make_clips(victim, batch, cell, fixed, run.options.seed, run.crafting.aim(cell))
         run.crafting.look_in("fp32")
     write_clips(path, cell.threat, batch, clips)

@@ -163,7 +163,7 @@ class Record(_Record):
     @property
     def precision(self) -> str:
         """In what its clips were crafted."""
-        told = precision_of({"numerics": self.numerics})
+        told = precision_of(self.numerics)
         return told if told in PRECISIONS else "a precision that is not known"
 
     @property

@@ -169,7 +169,7 @@ def _check_record(replay: Replay) -> Iterator[str]:
         known = SUITES.get(suite["name"])
         if (known.version, known.mode, known.digest) != (run.suite.version, run.suite.mode, run.suite.digest):
             yield f"the suite is not {known}"
-        if (precision := precision_of(record)) not in known.precisions:
+        if (precision := precision_of(record["numerics"])) not in known.precisions:
             yield f"its clips are crafted in {precision}, and {known} is published for {', '.join(known.precisions)}"
     elif suite["published"]:
         yield f"no suite is called {str(suite['name'])[:100]!a}"
