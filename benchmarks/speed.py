@@ -219,10 +219,10 @@ def write(part: str, text: str, full: bool) -> None:
     machine = f"{provenance(CPU)['cpu']}, {torch.backends.cpu.get_cpu_capability()}, one thread, {platform.system()}"
     about = f"Made by `python benchmarks/speed.py{' --full' * full} --parts {part}` ({mode}) on {date}: {machine}, "
     about += f"Python {platform.python_version()}, torch {torch.__version__}."
-    parts[part] = f"\n{about}\n\n{text}\n\n"
-    body = "".join(f"## {name}\n{parts[name]}" for name in PARTS if name in parts)
+    parts[part] = f"{about}\n\n{text}"
+    body = "\n\n".join(f"## {name}\n\n{parts[name].strip()}" for name in PARTS if name in parts)
     told = " ".join((__doc__ or "").split("\n\n")[2].split("[--")[0].split())
-    RESULTS.write_text(f"# Speed and growth\n\n{told}\n\n{body}".rstrip() + "\n", encoding="utf-8")
+    RESULTS.write_text(f"# Speed and growth\n\n{told}\n\n{body}\n", encoding="utf-8")
 
 
 def main() -> None:
