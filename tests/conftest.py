@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ def _no_global_randomness() -> Iterator[None]:
 
 
 def start_clean(work: Callable[..., object], *arguments: object) -> Any:
-    """Start a process at once in its work: killing its imports would test nothing.
+    """Start a process that has little to import before its work.
 
     It is forked from one that has asked autograd nothing: from here that would fail after any test whose gradients
     took threads. What a test has patched is not patched there.
@@ -155,16 +156,20 @@ def start_clean(work: Callable[..., object], *arguments: object) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["conftest", "avbench.runner"])
     process = context.Process(target=work, args=arguments)
-    process.start()
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11 tells the one that forks nothing of sys.path
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        process.start()
     return process
 
 
-def kill_9(process: Any, progress: Callable[[], int], moments: random.Random, delay: float = 0.01) -> bool:
+def kill_9(
+    process: Any, progress: Callable[[], int], moments: random.Random, delay: float = 0.01, least: int = 1
+) -> bool:
     """Kill a process at a random moment of its own progress, not of the clock, which a busy machine stretches.
 
-    Return False if it finished before.
+    So much progress at least is waited for: killing its imports would test nothing. Return False if it finished before.
     """
-    wanted = progress() + moments.randrange(6)
+    wanted = progress() + moments.randrange(least, 6)
     while process.is_alive() and progress() < wanted:
         time.sleep(0.0005)
     process.join(moments.uniform(0, delay))

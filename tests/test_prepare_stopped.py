@@ -75,7 +75,7 @@ def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bytes(
     for _ in range(15):
         for path in sorted(place.glob("*.parquet"))[:: moments.randint(1, 4)]:
             path.unlink()
-        kill_9(start(main, COMMAND), lambda: len(list(place.glob("*.parquet"))), moments, delay=0.1)
+        kill_9(start(main, COMMAND), lambda: len(list(place.glob("*.parquet"))), moments, delay=0.1, least=0)
         seen.add(" ".join(sorted(contents(place))))
     assert len(seen) > 5, "the kills must fall at different moments, or this test is idle"
     process = start(main, COMMAND)
@@ -180,7 +180,6 @@ FULL_DISK = """
 import subprocess, sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 import video_sets
-from conftest import hear_ctrl_c, kill_9
 from avbench.datasets import prepare, shards, videos
 from avbench.errors import DiskFull
 prepare.SHARD, videos.Workers = 5, video_sets.Inline
@@ -278,7 +277,6 @@ MEMORY = """
 import resource, sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 import video_sets
-from conftest import hear_ctrl_c, kill_9
 from avbench.datasets import prepare, videos
 prepare.SHARD, videos.Workers = 20, video_sets.Inline
 for split in ("few", "many"):
