@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -64,15 +64,19 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[3:]
 
 
-@contextmanager
-def threads_of(engine: str) -> Iterator[None]:
+def threads_of(engine: str) -> AbstractContextManager[None]:
     """Compute with one thread inside the block, as the workers of an engine do, unless it is this process alone.
 
     Workers share the cores; the number of threads is part of the numerics, which have to be the same for all of them.
     """
+    return threads(0 if engine == "local" else 1)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads inside the block; 0 changes nothing."""
     before = torch.get_num_threads()
-    if engine != "local":
-        torch.set_num_threads(1)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

@@ -95,7 +95,7 @@ def _name(temporary: Path, path: Path, replace: bool) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):  # file systems without hard links
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):  # file systems without hard links
             raise
         replace = True
     if replace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from avbench.errors import BadOption, EngineUnavailable
 
 ENGINES = {"local": None, "ray": "ray", "submitit": "slurm"}  # with the extra that each needs
+_ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}")
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # in which attacks may look at a model
 
@@ -58,8 +60,12 @@ class RunOptions:
             raise BadOption(f"--engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
         if self.workers and self.engine == "local":
             raise BadOption("--workers needs --engine ray or --engine submitit")
-        if self.ray_address and self.engine != "ray":
+        if self.ray_address is not None and self.engine != "ray":
             raise BadOption("--ray-address needs --engine ray")
+        if self.ray_address is not None and not _ADDRESS.fullmatch(self.ray_address):
+            raise BadOption(f"--ray-address is HOST:PORT, such as 10.0.0.1:6379, not {self.ray_address!r}")
+        if self.engine != "local" and self.device.startswith("cuda:"):
+            raise BadOption(f"--engine {self.engine} takes all GPUs there are; choose them by CUDA_VISIBLE_DEVICES")
         if self.engine == "submitit" and not self.workers:
             raise BadOption("--engine submitit needs --workers N, the jobs of an array")
         if extra := ENGINES[self.engine]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -41,7 +42,6 @@ class Victim:
         self.model = model.eval().requires_grad_(False).to(device)
         if device.type == "cuda":  # whose convolutions are fastest so; only strides change
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.quick = quicken(self.model) if device.type == "cpu" else self.model  # where gradients are wanted
         self.classes = classes
         self.device = device
         self.late = device.type == "cuda"  # whether `hurried` notes in place of asking
@@ -49,6 +49,11 @@ class Victim:
         self.draws = draws
         self.two_stage = isinstance(model, TwoStageModel)
         self.passes: Counter[tuple[str, str]] = Counter()
+
+    @cached_property
+    def quick(self) -> nn.Module:
+        """The network that is looked at where gradients are wanted."""
+        return quicken(self.model) if self.device.type == "cpu" else self.model
 
     @contextmanager
     def looked_at(self) -> Iterator[None]:

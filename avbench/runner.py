@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,9 +44,11 @@ def evaluate(candidate: Candidate, split: Split, suite: Suite, options: RunOptio
         BudgetViolation, BadModel, NonFiniteOutput, CorruptShard, DiskFull: as they say; finished parts are kept.
         EngineUnavailable, OtherNumerics, WorkFailed: as they say, of another engine than the default; parts are kept.
     """
-    run = Run(candidate, split, suite, options)
-    device = run.victim.device
-    with run.locked(), threads_of(options.engine), deterministic(device), seeded(device, "run"):
+    with threads_of(options.engine), ExitStack() as stack:
+        run = Run(candidate, split, suite, options)
+        device = run.victim.device
+        for block in (run.locked(), deterministic(device), seeded(device, "run")):
+            stack.enter_context(block)
         folder = run.execute(quiet)
         if run.may_rank:
             record = store.read_record(folder)
@@ -152,6 +155,7 @@ class Run:
     def _prepare(self) -> None:
         if self.options.fresh:
             store.discard(self.folder)
+        shutil.rmtree(self.folder / store.JOBS, ignore_errors=True)  # of a command that was killed
         first = self.bench.look()
         earlier = store.read_record(self.folder) if (self.folder / "run.json").exists() else None
         if earlier and earlier["run"] != self.run_fingerprint:

@@ -21,6 +21,7 @@ from avbench.errors import BadOption, IncompleteRun, ProtocolMismatch
 
 PROTOCOL = 1  # rises whenever a stored number could change its meaning
 
+JOBS = "jobs"  # folder of a run, where a scheduler's jobs meet the command while it runs
 _KEYS = ("run", "track", "model", "suite", "threats", "attacks", "cells", "provenance", "rows_sha256")  # of run.json
 
 Columns = dict[str, tuple[pa.DataType, str, str]]  # name to type, unit and meaning
@@ -271,5 +272,5 @@ def discard(run: Path) -> None:
     """Remove a run's rows, record and parts, and nothing else that may lie in its folder."""
     for name in ("rows.parquet", "run.json", adversarial.SUMS):
         (run / name).unlink(missing_ok=True)
-    for name in ("cells", "quarantine", "jobs", adversarial.FOLDER):
+    for name in ("cells", "quarantine", JOBS, adversarial.FOLDER):
         shutil.rmtree(run / name, ignore_errors=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Wavy, candidate, hear_ctrl_c, make_split
 from torch import Tensor
 
@@ -64,9 +65,20 @@ def main(folder: str, suite: str, changes: str) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Let a process, and the workers that it has, find these tests."""
+    """Let a process, and the workers that it has, find these tests, and nothing of what Ray was told here."""
     paths = [str(TESTS), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))} | more
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return clean | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))} | more
+
+
+@pytest.fixture(scope="module")
+def importable() -> Iterator[None]:
+    """Let workers find these tests; what Ray was told is forgotten afterwards."""
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def start(
@@ -133,6 +145,23 @@ def listening(pids: set[int]) -> set[str]:
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
     ]
     return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in held}
+
+
+def surrounding(pid: int) -> dict[str, str]:
+    """The environment that a process began with."""
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def parts(folder: Path) -> dict[Path, int]:
+    """Files of parts, and when each was written, ns."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("part-*")}
+
+
+def assert_kept(before: dict[Path, int]) -> None:
+    """None of these parts was made again."""
+    assert before
+    assert all(path.stat().st_mtime_ns == modified for path, modified in before.items()), "a part was made again"
 
 
 def digest(folder: Path) -> str:

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import engine_runs
 import pytest
 import torch
-from conftest import count_parts
+from conftest import Wavy, candidate, count_parts
+from engine_runs import SPLIT, importable  # noqa: F401  # a fixture
 from torch import Tensor, nn
 
-from avbench import files
-from avbench.engines.plan import sending
-from avbench.errors import BadOption
+from avbench import files, runner, store
+from avbench.device import threads
+from avbench.engines.plan import Plan, sending
+from avbench.errors import BadOption, OtherNumerics
 from avbench.options import RunOptions
+from avbench.runner import Run
 
 PACKAGE = Path(files.__file__).resolve().parent
 OPTIONAL = ("ray", "submitit")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _importable() -> Iterator[None]:
-    """Let workers find these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", engine_runs.environment()["PYTHONPATH"])
-        yield
+pytestmark = pytest.mark.usefixtures("importable")
 
 
 class Tricky(nn.Module):
@@ -84,6 +80,11 @@ def test_a_model_keeps_its_answers_its_ties_and_its_layout_on_the_way_to_a_worke
         ({"ray_address": "host:6379"}, "--ray-address needs --engine ray"),
         ({"engine": "submitit", "workers": 1, "ray_address": "host:6379"}, "--ray-address needs --engine ray"),
         ({"engine": "submitit"}, "needs --workers N"),
+        *(
+            ({"engine": "ray", "ray_address": one}, "--ray-address is HOST:PORT")
+            for one in ("", "local", "auto", "host", "ray://host:1", ":6379", "host:6379 ", "host:port")
+        ),
+        ({"engine": "ray", "device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
     ],
     ids=str,
 )
@@ -99,6 +100,48 @@ def test_only_the_file_of_an_engine_imports_it() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in {name.partition(".")[0] for name in names} & set(OPTIONAL):
                 assert path == PACKAGE / "engines" / f"{name}.py"
+
+
+def plan_of(folder: Path) -> Plan:
+    run = Run(candidate(Wavy()), SPLIT, engine_runs.SUITES["every"], RunOptions(output_dir=folder, device="cpu"))
+    run.folder.mkdir(parents=True)
+    run._prepare()
+    return Plan.of(run.candidate, run.split, run.cells, run.bench, run.numerics)
+
+
+@pytest.mark.parametrize("what", ["code", "identities", "numerics"])
+def test_a_worker_that_would_compute_something_else_refuses(tmp_path: Path, what: str) -> None:
+    plan = plan_of(tmp_path)
+    assert plan.open()
+    other = {
+        "code": "another",
+        "identities": [plan.cells[0].identity | {"attack": {"name": "fgsm", "version": 0}}, *plan.identities[1:]],
+        "numerics": plan.numerics | {"answer": "another"},
+    }
+    with pytest.raises(OtherNumerics):
+        dataclasses.replace(plan, **{what: other[what]}).open()
+
+
+def test_all_that_is_opened_for_workers_is_opened_with_their_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def look(*_: object) -> None:
+        raise Seen(torch.get_num_threads())
+
+    monkeypatch.setattr(runner, "Run", look)
+    with threads(2), pytest.raises(Seen, match="1"):
+        engine_runs.run(tmp_path, engine="ray")
+
+
+def test_what_jobs_of_a_killed_command_left_is_removed_by_any_engine(tmp_path: Path) -> None:
+    folder = engine_runs.run(tmp_path)
+    (folder / store.JOBS).mkdir()
+    (folder / store.JOBS / "1_submitted.pkl").touch()
+    engine_runs.run(tmp_path)
+    assert not (folder / store.JOBS).exists()
 
 
 _WITHOUT = """
@@ -161,12 +204,19 @@ def test_of_four_processes_that_publish_one_part_the_first_wins_for_all(tmp_path
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_two_workers_of_ray_make_the_bytes_of_one_process_and_keep_the_same_clips(tmp_path: Path) -> None:
     one, other = tmp_path / "local", tmp_path / "ray"
+    diary = tmp_path / "diary"
     engine_runs.run(one, "worst", save_adversarial=True)
-    before = set(engine_runs.descendants(os.getpid()))  # of other tests
-    engine_runs.run(other, "worst", save_adversarial=True, engine="ray", workers=2)
+    process = engine_runs.start(
+        other, "worst", {"TOLD_DIARY": str(diary)}, save_adversarial=True, engine="ray", workers=2
+    )
+    engine_runs.wait_for(lambda: count_parts(other), process)
+    pids = set(engine_runs.descendants(process.pid))
+    _, errors = process.communicate(timeout=engine_runs.MOMENT)
+    assert process.returncode == 0, errors
+    engine_runs.wait_for(lambda: not engine_runs.alive(pids))
+    assert len({line.split()[0] for line in diary.read_text().splitlines()}) == 3, "the command and two workers"
     assert engine_runs.digest(one) == engine_runs.digest(other)
     [sums], [others] = one.rglob("adversarial/SHA256SUMS"), other.rglob("adversarial/SHA256SUMS")
     assert sums.read_text() == others.read_text()
     assert {p.name for p in one.rglob("part-*")} == {p.name for p in other.rglob("part-*")}
     assert count_parts(one) > 20
-    assert not set(engine_runs.descendants(os.getpid())) - before, "workers end with the run"

@@ -26,11 +26,12 @@ Where = tuple[tuple[int, ...], Cell]
 
 
 class Mortal:
-    """Workers that die so often of each part; events of units come in any order, those of one in theirs."""
+    """Workers that die so often of each part, or end early; events of units come in any order, those of one in theirs."""
 
     def __init__(self, slots: int, deaths: dict[Where, float], seed: int) -> None:
         self.slots, self.deaths = slots, deaths
         self.random = random.Random(seed)
+        self.lease = self.random.choice([1, 3, 99])  # parts after which a unit ends early
         self.tried = Counter[Where]()
         self.events: dict[int, deque[Event]] = {}
         self.started = 0
@@ -52,7 +53,8 @@ class Mortal:
         return name
 
     def of(self, unit: list[Work]) -> Iterator[Event]:
-        for place in ((one.positions, cell) for one in unit for cell in one.cells):
+        places = [(one.positions, cell) for one in unit for cell in one.cells]
+        for place in places[: self.lease]:
             self.tried[place] += 1
             if self.tried[place] <= self.deaths.get(place, 0):
                 yield Lost("it died")

@@ -17,7 +17,23 @@ from typing import Any
 import engine_runs
 import pytest
 from conftest import candidate, count_parts, hear_ctrl_c
-from engine_runs import SPLIT, SUITES, TESTS, Told, alive, descendants, digest, environment, listening, start, wait_for
+from engine_runs import (
+    SPLIT,
+    SUITES,
+    TESTS,
+    Told,
+    alive,
+    assert_kept,
+    descendants,
+    digest,
+    environment,
+    importable,  # noqa: F401  # a fixture
+    listening,
+    parts,
+    start,
+    surrounding,
+    wait_for,
+)
 
 from avbench import store
 from avbench.engines import drive
@@ -29,19 +45,12 @@ from avbench.runner import Run, evaluate
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("importable"),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
 RAY = {"engine": "ray", "workers": 2}
 SLOWLY = {"TOLD_PAUSE": "0.05"}  # so that there is a middle
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _importable() -> Iterator[None]:
-    """Let workers find these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +62,11 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def cluster() -> Iterator[dict[str, Any]]:
-    """Address of a cluster of two nodes of one core each, and the processes of both."""
+def cluster(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Address of a cluster of two nodes of one core each, the processes of both, and where those that compute say so."""
+    diary = str(tmp_path / "diary")
     process = subprocess.Popen(
-        [sys.executable, TESTS / "engine_cluster.py"], env=environment(**SLOWLY), text=True,
+        [sys.executable, TESTS / "engine_cluster.py"], env=environment(**SLOWLY, TOLD_DIARY=diary), text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdin is not None
@@ -66,10 +76,16 @@ def cluster() -> Iterator[dict[str, Any]]:
         told = process.stdout.readline()
         assert told, "there is no cluster"
     before = set(descendants(process.pid))
-    yield json.loads(told)
+    yield json.loads(told) | {"diary": diary}
     process.stdin.close()
     process.wait(60)
     wait_for(lambda: not alive(before))
+
+
+def computing_below(diary: Path, pids: list[int]) -> bool:
+    """Tell whether some process below these has asked the model."""
+    told = {int(line.split()[0]) for line in diary.read_text().splitlines()} if diary.exists() else set()
+    return bool(told & {child for pid in pids for child in descendants(pid)})
 
 
 def working(pid: int) -> list[int]:
@@ -84,40 +100,49 @@ def test_one_worker_makes_the_bytes_of_one_process(tmp_path: Path, calm: str) ->
 
 def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path: Path, calm: str) -> None:
     process = start(tmp_path, told=SLOWLY, **RAY)
-    for parts in (5, 15):
-        wait_for(lambda parts=parts: count_parts(tmp_path) > parts and working(process.pid), process)  # type: ignore[misc]
-        os.kill(working(process.pid)[0], signal.SIGKILL)
+    for made in (5, 15):
+        busy = wait_for(lambda made=made: count_parts(tmp_path) > made and working(process.pid), process)  # type: ignore[misc]
+        os.kill(busy[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=engine_runs.MOMENT)
     assert process.returncode == 0, errors
     assert digest(tmp_path) == calm
 
 
 def test_a_private_cluster_is_loopback_only_dies_with_its_driver_and_its_run_resumes(tmp_path: Path, calm: str) -> None:
-    process = start(tmp_path, told=SLOWLY, **RAY)
+    process = start(tmp_path, told=SLOWLY | {"HOME": str(tmp_path)}, **RAY)
     wait_for(lambda: count_parts(tmp_path) > 5, process)
-    pids = set(descendants(process.pid))
+    titles = descendants(process.pid)
+    pids = set(titles)
+    [raylet] = [pid for pid, title in titles.items() if title.partition(" ")[0].endswith("raylet/raylet")]
+    told = surrounding(raylet)
+    assert (told["RAY_AUTH_MODE"], told["RAY_USAGE_STATS_ENABLED"], len(told["RAY_AUTH_TOKEN"])) == ("token", "0", 64)
+    assert not (tmp_path / ".ray").exists(), "the secret was written"
     found = listening(pids | {process.pid})
     assert found, "nothing listens, so this test looks at the wrong processes"
     assert found <= LOOPBACK
     process.kill()
     process.wait()
     wait_for(lambda: not alive(pids))
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*")}
+    kept = parts(tmp_path)
     engine_runs.run(tmp_path)
     assert digest(tmp_path) == calm
-    assert all(path.stat().st_mtime_ns == modified for path, modified in kept.items()), "a part was made again"
+    assert_kept(kept)
 
 
 def test_two_nodes_make_the_bytes_of_one_process_even_if_one_is_killed(
     tmp_path: Path, calm: str, cluster: dict[str, Any]
 ) -> None:
     joined = {"engine": "ray", "ray_address": cluster["address"]}
+    diary = Path(cluster["diary"])
     whole = start(tmp_path / "whole", **joined)
     _, errors = whole.communicate(timeout=engine_runs.MOMENT)
     assert whole.returncode == 0, errors
     assert digest(tmp_path / "whole") == calm
+    assert len({line.split()[0] for line in diary.read_text().splitlines()}) == 2, "a node had nothing to do"
+    diary.unlink()
     process = start(tmp_path / "half", **joined)
-    wait_for(lambda: count_parts(tmp_path / "half") > 10, process)
+    computing = partial(computing_below, diary, cluster["node"])
+    wait_for(lambda: count_parts(tmp_path / "half") > 10 and computing(), process)
     for pid in cluster["node"]:
         os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=engine_runs.MOMENT)
@@ -134,11 +159,11 @@ def test_a_run_whose_cluster_loses_its_head_ends_and_resumes(
         os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=engine_runs.MOMENT)
     assert process.returncode != 0
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*")}
+    kept = parts(tmp_path)
     assert len(kept) > 10
     engine_runs.run(tmp_path)
     assert digest(tmp_path) == calm
-    assert all(path.stat().st_mtime_ns == modified for path, modified in kept.items()), "a part was made again"
+    assert_kept(kept)
 
 
 def test_work_that_kills_its_workers_is_named_and_all_other_is_done(
@@ -171,11 +196,11 @@ def test_ctrl_c_stops_all_and_the_same_command_continues(tmp_path: Path) -> None
     assert "the same command continues" in errors
     assert "Traceback" not in errors
     wait_for(lambda: not alive(pids))
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*")}
+    kept = parts(tmp_path)
     for place in ("run", "whole"):  # here what is left, there all
         subprocess.run([*words, "--output-dir", str(tmp_path / place)], check=True, capture_output=True)
     assert digest(tmp_path / "run") == digest(tmp_path / "whole")
-    assert all(path.stat().st_mtime_ns == modified for path, modified in kept.items()), "a part was made again"
+    assert_kept(kept)
 
 
 def plan_of(run: Run) -> Plan:
@@ -210,8 +235,10 @@ def test_how_much_a_worker_takes_at_once_may_change_in_mid_run(
     wait_for(lambda: count_parts(tmp_path) > 15, process)
     process.kill()
     process.wait()
+    kept = parts(tmp_path)
     engine_runs.run(tmp_path, **RAY)
     assert digest(tmp_path) == calm
+    assert_kept(kept)
 
 
 def test_an_error_of_a_worker_has_its_name_here(tmp_path: Path) -> None:

@@ -6,26 +6,30 @@ import importlib.util
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import engine_runs
 import pytest
-from engine_runs import alive, descendants, digest, environment, start, wait_for
+from conftest import Wavy, candidate
+from engine_runs import SPLIT, SUITES, alive, descendants, digest, importable, start, wait_for  # noqa: F401
+
+from avbench.attacks import ATTACKS
+from avbench.attacks.fgsm import FGSM
+from avbench.engines import submitit
+from avbench.engines.bench import Made
+from avbench.engines.plan import Plan
+from avbench.errors import EngineUnavailable
+from avbench.options import RunOptions
+from avbench.runner import Run, evaluate
+from avbench.suites import Suite
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("importable"),
     pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed"),
 ]
 JOBS = {"engine": "submitit", "workers": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _importable() -> Iterator[None]:
-    """Let jobs find these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        yield
 
 
 def computing(process: subprocess.Popen[str], diary: Path) -> list[int]:
@@ -57,3 +61,53 @@ def test_ctrl_c_ends_all_jobs(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     wait_for(lambda: not alive(pids))
     assert not list(tmp_path.rglob("jobs"))
+
+
+def test_a_job_gives_back_what_it_has_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that does not fit into a time limit would begin again and again."""
+    from submitit.core.utils import cloudpickle_dump
+
+    monkeypatch.setattr(submitit, "LEASE", 0.0)
+    run = Run(candidate(Wavy()), SPLIT, SUITES["every"], RunOptions(output_dir=tmp_path, batch_size=8, device="cpu"))
+    run.folder.mkdir(parents=True)
+    run._prepare()
+    cloudpickle_dump(Plan.of(run.candidate, run.split, run.cells, run.bench, run.numerics), tmp_path / "plan.pkl")
+    work = list(run._missing(run.positions, run.references))
+    [made] = submitit._work(tmp_path / "plan.pkl", work)
+    assert isinstance(made, Made)
+    assert (made.positions, made.cell) == (work[0].positions, run.references[0])
+
+
+class Homesick(Wavy):
+    """Cannot be had in another process."""
+
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+def refuse() -> None:
+    raise ValueError("it stays at home")
+
+
+def test_a_model_that_jobs_cannot_open_is_an_error_at_once(tmp_path: Path) -> None:
+    options = RunOptions(output_dir=tmp_path, batch_size=8, device="cpu", engine="submitit", workers=2)
+    with pytest.raises(EngineUnavailable, match=r"cannot open the model \(it stays at home\)"):
+        evaluate(candidate(Homesick()), SPLIT, SUITES["every"], options, quiet=True)
+    assert not list(tmp_path.rglob("jobs"))
+
+
+def test_a_job_that_fails_outside_of_the_work_is_an_error_at_once(tmp_path: Path) -> None:
+    options = RunOptions(output_dir=tmp_path, batch_size=8, device="cpu", engine="submitit", workers=1)
+    suite = Suite("homesick", 1, "", SUITES["every"].threats, (Far(),))
+    with pytest.raises(EngineUnavailable, match=r"a job failed .*it stays at home"):
+        evaluate(candidate(Wavy()), SPLIT, suite, options, quiet=True)
+
+
+class Far(FGSM):
+    """An attack that cannot be had in another process."""
+
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+ATTACKS.register("far")(Far)

@@ -119,7 +119,6 @@ def test_the_trial_expects_what_the_attacks_leave(tmp_path: Path, of_the_first: 
     attacked = [one for one in found if one.threat.startswith("X")]
     assert len(attacked) == 9
     assert {one.share for one in attacked} == {share}
-    assert all(one.expected == share * one.seconds for one in attacked)
 
 
 def test_a_sample_that_an_attack_breaks_is_not_expected_by_the_next(tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ def frozen(model: nn.Module, classes: int) -> Iterator[Victim]:
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     with evaluated(model):
         try:
-            yield Victim(model, classes, wanted[0][0].device)
+            victim = Victim(model, classes, wanted[0][0].device)
+            victim.quick = model  # an equal network would have to be made after every step
+            yield victim
         finally:
             for parameter, grad in wanted:
                 parameter.requires_grad_(grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections import deque
@@ -52,22 +53,28 @@ class Workers(Protocol[H]):
 
 
 class _Unit:
-    """What was handed out and is not done."""
+    """What was handed out and is not done, in its order."""
 
     def __init__(self, work: Iterable[Work], tries: int = 0) -> None:
-        self.left = list(work)
-        self.tries = tries
+        self._left = {(one.positions, cell): attack for one in work for cell, attack in one.cells.items()}
+        self.tries = tries  # that failed since a part was made
+        self._moved = False
 
     def take(self, made: Made) -> None:
         """Strike out a part."""
-        self.left = [
-            Work(
-                one.positions, {c: a for c, a in one.cells.items() if (one.positions, c) != (made.positions, made.cell)}
-            )
-            for one in self.left
-        ]
-        self.left = [one for one in self.left if one.cells]
-        self.tries = 0
+        self._left.pop((made.positions, made.cell), None)
+        self.tries, self._moved = 0, True
+
+    def fail(self, event: Lost | Ended) -> str:
+        """Count a failure, unless it ended in order after some parts, and say what it was."""
+        self.tries += isinstance(event, Lost) or not self._moved
+        return event.reason if isinstance(event, Lost) else "it ended too early"
+
+    @property
+    def left(self) -> list[Work]:
+        """What is not done, by micro-batch."""
+        groups = itertools.groupby(self._left.items(), key=lambda one: one[0][0])
+        return [Work(positions, {cell: attack for (_, cell), attack in group}) for positions, group in groups]
 
 
 def drive(workers: Workers[H], work: Iterable[Work]) -> Generator[Made, None, None]:
@@ -105,9 +112,9 @@ def _drive(workers: Workers[H], waiting: deque[Work], check: Callable[[], None])
                 yield event
                 continue
             unit = running.pop(handle)
-            if unit.left:
-                reason = event.reason if isinstance(event, Lost) else "it ended too early"
-                failed += _retry(unit, reason, again)
+            if left := unit.left:
+                reason = unit.fail(event)
+                failed += _retry(left, unit.tries, reason, again)
                 if len(failed) >= MOST_FAILED:
                     raise _error(failed)
         check()
@@ -124,13 +131,13 @@ def _hand_out(workers: Workers[H], waiting: deque[Work], again: list[_Unit], fre
         yield from zip(workers.submit([unit.left for unit in units]), units, strict=True)
 
 
-def _retry(unit: _Unit, reason: str, again: list[_Unit]) -> list[str]:
+def _retry(left: Sequence[Work], tries: int, reason: str, again: list[_Unit]) -> list[str]:
     """Let the rest of a unit be tried again, without its first part if that was tried often enough; name that one."""
-    if unit.tries < RETRIES:
-        again.append(_Unit(unit.left, unit.tries + 1))
+    if tries <= RETRIES:
+        again.append(_Unit(left, tries))
         return []
-    first, *rest = unit.left[0].split()
-    if rest := [*rest, *unit.left[1:]]:
+    first, *rest = left[0].split()
+    if rest := [*rest, *left[1:]]:
         again.append(_Unit(rest))
     [cell] = first.cells
     return [f"{_name(cell)} on samples {first.positions[0]} to {first.positions[-1]} ({reason})"]

@@ -6,6 +6,8 @@ import copyreg
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from pickle import PicklingError
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avbench import __version__
+from avbench import files
 from avbench.cells import Cell
 from avbench.checkpoint import Candidate
 from avbench.datasets.splits import Split, open_split
@@ -34,7 +36,8 @@ class Plan:
     cells: Sequence[Cell]
     options: RunOptions
     numerics: dict[str, Any]
-    version: str = __version__
+    code: str  # of avbench
+    identities: list[dict[str, Any]]  # of the cells, with the versions of their attacks, which may be of plug-ins
 
     @classmethod
     def of(
@@ -43,7 +46,7 @@ class Plan:
         """Describe what a process has opened."""
         options = replace(bench.options, device=bench.victim.device.type)
         named = (split.card.name, split.name, split.lock.sha256) if type(split) is Split else split
-        return cls(candidate, named, cells, options, numerics)
+        return cls(candidate, named, cells, options, numerics, _code(), [cell.identity for cell in cells])
 
     def open(self) -> Bench:
         """Open the same here.
@@ -51,8 +54,13 @@ class Plan:
         Raises:
             OtherNumerics: if this process would compute other bits.
         """
-        if self.version != __version__:
-            raise OtherNumerics(f"a worker has avbench {__version__}, not {self.version}; install the same everywhere")
+        if self.code != _code():
+            raise OtherNumerics("a worker has another avbench; install the same everywhere")
+        for cell, identity in zip(self.cells, self.identities, strict=True):
+            if cell.identity != identity:
+                raise OtherNumerics(
+                    f"a worker knows {cell.attack} as {cell.identity['attack']}, not {identity['attack']}"
+                )
         split = self._open_split()
         bench = Bench(self.candidate, split, self.cells, self.options)
         device = bench.victim.device
@@ -75,11 +83,33 @@ class Plan:
         return split
 
 
-def serve(opened: Callable[[], Bench], unit: Sequence[Work]) -> Iterator[Made | AvbenchError]:
+@cache
+def _code() -> str:
+    """Identify the code of avbench, which a version does not."""
+    package = Path(files.__file__).parent
+    return files.fingerprint({str(p.relative_to(package)): files.sha256_file(p) for p in package.rglob("*.py")})
+
+
+def opened(load: Callable[[], Plan]) -> Bench:
+    """Open a plan in a worker.
+
+    Raises:
+        EngineUnavailable: if the model, or a plug-in, cannot be had there.
+        OtherNumerics: if the worker would compute other bits.
+    """
+    try:
+        plan = load()
+    except Exception as error:  # whatever the code of a model raises when it comes here
+        said = str(error).strip().rpartition("\n")[2]
+        raise EngineUnavailable(f"a worker cannot open the model ({said}); use --engine local") from None
+    return plan.open()
+
+
+def serve(find: Callable[[], Bench], unit: Sequence[Work]) -> Iterator[Made | AvbenchError]:
     """Compute a unit in a process of its own; errors that have a name are answers."""
     torch.set_num_threads(1)
     try:
-        bench = opened()
+        bench = find()
         device = bench.victim.device
         with deterministic(device), seeded(device, "run"):
             yield from bench.compute(unit)

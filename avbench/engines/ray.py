@@ -15,7 +15,7 @@ import torch
 
 from avbench.engines.bench import Bench, Made, Work
 from avbench.engines.drive import Ended, Event, Lost, drive
-from avbench.engines.plan import Plan, sending, serve
+from avbench.engines.plan import Plan, opened, sending, serve
 from avbench.errors import AvbenchError, EngineUnavailable
 from avbench.options import RunOptions
 
@@ -28,6 +28,9 @@ _opened: dict[str, Bench] = {}  # of a worker process, by run
 @contextmanager
 def open_ray(plan: Callable[[], Plan], options: RunOptions, device: torch.device) -> Iterator[Any]:
     """Compute in tasks of Ray, which live as long as the block; see `avbench.engines.open_engine`."""
+    here = torch.cuda.device_count()
+    if device.type == "cuda" and options.ray_address is None and (options.workers or 0) > here:
+        raise EngineUnavailable(f"--workers {options.workers} need a GPU each, and there are {here} here")
     workers = RayWorkers(plan, options.ray_address, options.workers, int(device.type == "cuda"))
     try:
         yield partial(drive, workers)
@@ -58,10 +61,10 @@ class RayWorkers:
             return
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         self._ray = _import_ray(self._address)
-        if self._address:
-            self._join(self._address)
-        else:
+        if self._address is None:
             self._make()
+        else:
+            self._join(self._address)
         self._key = secrets.token_hex(8)
         with sending():
             self._sent = [self._ray.put(self._plan())]  # in a list, so that a task fetches it only if it has to
@@ -132,10 +135,10 @@ class RayWorkers:
             self._ray.init(address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise EngineUnavailable(f"no Ray cluster answers at {address} ({_first_line(error)})") from error
-        found = self._ray.cluster_resources()
-        self.slots = self.slots or int(found.get("GPU" if self._gpus else "CPU", 0))
-        if not self.slots:
-            raise EngineUnavailable(f"the Ray cluster at {address} has no {'GPU' if self._gpus else 'CPU'}")
+        kind = "GPU" if self._gpus else "CPU"
+        if not (found := int(self._ray.cluster_resources().get(kind, 0))):
+            raise EngineUnavailable(f"the Ray cluster at {address} has no {kind}; say by --device what it has")
+        self.slots = self.slots or found
 
 
 def _import_ray(address: str | None) -> Any:
@@ -165,15 +168,10 @@ def _work(key: str, sent: list[Any], unit: list[Work]) -> Iterator[Made | Avbenc
     """Compute a unit in a worker process, part by part."""
     import ray
 
-    def opened() -> Bench:
+    def find() -> Bench:
         if key not in _opened:
             _opened.clear()
-            try:
-                plan: Plan = ray.get(sent[0])
-            except Exception as error:  # whatever the code of a model raises when it comes here
-                said = str(error).strip().rpartition("\n")[2]
-                raise EngineUnavailable(f"a worker cannot open the model ({said}); use --engine local") from None
-            _opened[key] = plan.open()
+            _opened[key] = opened(lambda: ray.get(sent[0]))
         return _opened[key]
 
-    yield from serve(opened, unit)
+    yield from serve(find, unit)

@@ -12,20 +12,24 @@ from typing import Any
 
 import torch
 
+from avbench import store
 from avbench.engines.bench import Made, Work
-from avbench.engines.drive import Ended, Event, Lost, drive
-from avbench.engines.plan import Plan, sending, serve
-from avbench.errors import AvbenchError
+from avbench.engines.drive import POLL, Ended, Event, Lost, drive
+from avbench.engines.plan import Plan, opened, sending, serve
+from avbench.errors import AvbenchError, EngineUnavailable
 from avbench.options import RunOptions
 
 HOURS = 24  # of a job; SBATCH_TIMELIMIT says otherwise
+LEASE = 3600.0  # seconds, after which a job gives back what it has: less than its limit, and all that can be lost
+_RULE = "-" * 22 + "\n"  # around the trace in what submitit says of a job that failed
+PATIENCE = 60.0  # seconds, for jobs to end that were canceled
 
 
 @contextmanager
 def open_submitit(plan: Callable[[], Plan], options: RunOptions, device: torch.device, folder: Path) -> Iterator[Any]:
     """Compute in jobs, which end with the block; see `avbench.engines.open_engine`."""
     assert options.workers is not None
-    workers = SubmititWorkers(plan, folder / "jobs", options.workers, int(device.type == "cuda"))
+    workers = SubmititWorkers(plan, folder / store.JOBS, options.workers, int(device.type == "cuda"))
     try:
         yield partial(drive, workers)
     finally:
@@ -44,18 +48,23 @@ class SubmititWorkers:
 
     def __init__(self, plan: Callable[[], Plan], folder: Path, count: int, gpus: int) -> None:
         self._make_plan, self._folder, self._gpus = plan, folder.resolve(), gpus
+        self._plan = self._folder / "plan.pkl"
         self.slots = count
         self._executor: Any = None
         self._jobs: list[Any] = []
 
     def start(self) -> None:
-        """Make an executor, of SLURM if it is there."""
+        """Make an executor, of SLURM if it is there, and write the plan where jobs find it."""
         if self._executor:
             return
         import submitit
+        from submitit.core.utils import cloudpickle_dump
 
-        self._plan = self._make_plan()
         self._executor = submitit.AutoExecutor(folder=self._folder)
+        if self._gpus and self.slots > 1 and self._executor.cluster != "slurm":
+            raise EngineUnavailable("without SLURM all jobs would share one GPU; use --engine ray")
+        with sending():
+            cloudpickle_dump(self._make_plan(), self._plan)
         self._executor.update_parameters(
             name="avbench", timeout_min=60 * HOURS, cpus_per_task=1, gpus_per_node=self._gpus,
             slurm_array_parallelism=self.slots,
@@ -64,10 +73,10 @@ class SubmititWorkers:
     def stop(self) -> None:
         """Cancel what runs, wait for its end and remove what the jobs wrote."""
         for job in self._jobs:
-            job.cancel()
-        for job in self._jobs:
-            while not job.done(force_check=True):
-                time.sleep(0.1)
+            job.cancel(check=False)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and not all(job.done(force_check=job is self._jobs[0]) for job in self._jobs):
+            time.sleep(POLL)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def size(self, waiting: Sequence[Work], free: int) -> int:
@@ -91,14 +100,25 @@ class SubmititWorkers:
 
 
 def _events(job: Any) -> Iterator[Event]:
-    from submitit.core.utils import UncompletedJobError
+    from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:
         yield from job.result()
         yield Ended()
+    except FailedJobError as error:
+        said = str(error).split(_RULE)[1].strip().rpartition("\n")[2]
+        yield EngineUnavailable(f"a job failed ({said}); is the same avbench installed there?")
     except UncompletedJobError as error:
         yield Lost(str(error).strip().rpartition("\n")[2])
 
 
-def _work(plan: Plan, unit: list[Work]) -> list[Made | AvbenchError]:
-    return list(serve(plan.open, unit))
+def _work(plan: Path, unit: list[Work]) -> list[Made | AvbenchError]:
+    """Compute a unit, or as much of it as can be done in time; what is left is handed out again."""
+    from submitit.core.utils import pickle_load
+
+    end, made = time.monotonic() + LEASE, []
+    for one in serve(lambda: opened(partial(pickle_load, plan)), unit):
+        made.append(one)
+        if time.monotonic() > end:
+            break
+    return made

@@ -17,7 +17,7 @@ from avbench.adversarial import write_clips
 from avbench.cells import REFERENCES, Cell, embed, make_clips
 from avbench.crafting import fitted
 from avbench.datasets.encoding import Clip
-from avbench.device import deterministic
+from avbench.device import deterministic, threads
 from avbench.errors import BadOption, IncompleteRun
 from avbench.evidence import VERSION, Answer, Evidence, Exhibit, write_evidence
 from avbench.evidence.clips import Pair, keep_pair
@@ -63,7 +63,12 @@ def make_evidence(
     record = read_finished(folder)
     if files.sha256_file(folder / "rows.parquet") != record["rows_sha256"]:
         raise IncompleteRun(f"the rows in {folder} are not those of its record; repeat `avbench evaluate`")
-    replay = open_replay(folder, record, model, device, trust_remote_code)
+    with threads(record["numerics"].get("threads", 0)):
+        replay = open_replay(folder, record, model, device, trust_remote_code)
+        return write_evidence(folder, _gather(folder, replay))
+
+
+def _gather(folder: Path, replay: Replay) -> Evidence:
     if not (chosen := choose(replay)):
         raise BadOption(f"{folder} has no sample that is right when clean, so there is nothing to show")
     card = replay.run.split.card
@@ -74,15 +79,14 @@ def make_evidence(
 
     mapped = max((one.cell for one in chosen), key=lambda cell: len(replay.stored(cell)))
     exhibits = [_exhibit(replay, one, judged(one.cell, _start(replay, one))) for one in chosen]
-    evidence = Evidence(
+    return Evidence(
         version=VERSION,
-        run=record["run"],
-        rows_sha256=record["rows_sha256"],
+        run=replay.record["run"],
+        rows_sha256=replay.record["rows_sha256"],
         media=card.media,
         map=make_map(replay, mapped, judged(mapped, 0)),
         exhibits=tuple(exhibits),
     )
-    return write_evidence(folder, evidence)
 
 
 def choose(replay: Replay) -> list[Choice]:

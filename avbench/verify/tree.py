@@ -55,6 +55,7 @@ class _Cell(_Part):
 
 class _Numerics(_Part):
     micro_batch: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
 
 
