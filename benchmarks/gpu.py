@@ -7,11 +7,12 @@ they come. It needs a GPU.
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -82,25 +83,33 @@ def rate_of_resnet(batch: int) -> float:
     return REPEATS * batch / (time.perf_counter() - start)
 
 
+def by_avbench(victim: Victim, batch: Batch, cell: Cell) -> None:
+    """Attack and judge a micro-batch as a run does."""
+    with deterministic(victim.device):
+        for _ in make_parts(victim, batch, [cell], 0):
+            pass
+
+
 def against_peers(device: torch.device, size: int, steps: int) -> list[str]:
-    """Let everybody attack the same micro-batch twice, and time the second: lines of a table."""
+    """Let everybody attack the same micro-batch twice, and time the second: lines of a table.
+
+    Kernels and layouts are deterministic ones for avbench only, as in a run; float32 is float32 for all.
+    """
     model, clean = problem(1, size)
     batch = Batch(clean.ids, AVInput(*(clip.to(device) for clip in clean.inputs)), clean.labels.to(device))
     model = model.to(device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     lines = []
     for kind in KINDS:
         task = Task.fit(model, batch, kind, steps)
         cell = Cell(parse_threat(task.threat), parse_attack(f"pgd:steps={steps}"))
-        victim = Victim(model, PEERS_CLASSES, device)
-        runs = peers(task, "pgd") | {
-            "avbench": lambda cell=cell, victim=victim: list(make_parts(victim, batch, [cell], 0))
-        }
+        victim = Victim(copy.deepcopy(model), PEERS_CLASSES, device)
+        runs = {**peers(task, "pgd"), "avbench": partial(by_avbench, victim, batch, cell)}
         seconds = {}
         for who, run in runs.items():
             for _ in range(2):
                 start = now(device)
-                with deterministic(device):
-                    run()
+                run()
                 seconds[who] = now(device) - start
         others = " | ".join(f"{seconds[who] / seconds['avbench']:.2f}" for who in list(runs)[:-1])
         lines.append(f"| {kind} | {seconds['avbench']:.2f} | {others} |")

@@ -29,6 +29,7 @@ from avbench.submission import find_candidate
 from avbench.suites import find_suite
 from avbench.threats import parse_threat
 
+ROUNDS = 3
 HERE = Path(__file__).parent
 SMALL = "avbench--synthav-concat"  # the smallest network there is, so that what surrounds attacks weighs most
 
@@ -92,16 +93,19 @@ def run_samples(count: int) -> list[Any]:
 
 
 def run_cells(frames: int, steps: int, size: int) -> list[Any]:
-    """Attack one micro-batch at the published size in each modality; return CPU seconds of all, then of each."""
+    """Attack one micro-batch at the published size in each modality; return CPU seconds: all, then each, the least."""
     model, batch = problem(frames, size)
     victim, attack = Victim(model, CLASSES, torch.device("cpu")), parse_attack(f"pgd:steps={steps}")
     seconds = []
     for kind in KINDS:
         threat = parse_threat(Task(model, batch, kind, steps, 0.001).threat)
         list(make_parts(victim, batch, [Cell(threat, parse_attack("fgsm"))], 0))  # the first time makes kernels
-        start = time.process_time()
-        list(make_parts(victim, batch, [Cell(threat, attack)], 0))
-        seconds.append(time.process_time() - start)
+        tries = []
+        for _ in range(ROUNDS):
+            start = time.process_time()
+            list(make_parts(victim, batch, [Cell(threat, attack)], 0))
+            tries.append(time.process_time() - start)
+        seconds.append(min(tries))
     return [sum(seconds), *seconds]
 
 

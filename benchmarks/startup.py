@@ -1,4 +1,4 @@
-"""Measure what a command costs before it does anything, as user CPU time, in turn with a Python that does nothing.
+"""Measure what a command costs before it does anything, in turn with a Python that does nothing.
 
 python benchmarks/startup.py > benchmarks/startup.md
 """
@@ -12,6 +12,8 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
+from typing import NamedTuple
 
 from avbench.cli.look import LISTS
 
@@ -22,11 +24,19 @@ COMMANDS = [("--help",), ("evaluate", "--help"), *(("list", what) for what in LI
 TIMED = re.compile(r"import time: +(\d+) \| +\d+ \| +(\S+)")
 
 
-def user_seconds(words: tuple[str, ...]) -> float:
-    """User CPU time of one process and its children: what other programs do adds little to it."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+class Seconds(NamedTuple):
+    """Of one process and its children."""
+
+    clock: float
+    user: float  # CPU time, to which what other programs do adds little
+
+
+def run(words: tuple[str, ...]) -> Seconds:
+    """Run a command of Python and time it."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, time.perf_counter()
     subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    clock = time.perf_counter() - start
+    return Seconds(clock, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
 
 
 def imports(words: tuple[str, ...]) -> dict[str, float]:
@@ -42,20 +52,23 @@ def imports(words: tuple[str, ...]) -> dict[str, float]:
 def main() -> None:
     """Print a table, and what is imported longest."""
     tried = [EMPTY, *(("-m", "avbench", *words) for words in COMMANDS)]
-    times: dict[tuple[str, ...], list[float]] = {words: [] for words in tried}
+    times: dict[tuple[str, ...], list[Seconds]] = {words: [] for words in tried}
     for _ in range(REPEATS):
         for words in tried:
-            times[words].append(user_seconds(words))
-    nothing = statistics.median(times[EMPTY])
+            times[words].append(run(words))
+    found = {words: Seconds(*map(statistics.median, zip(*all_of, strict=True))) for words, all_of in times.items()}
+    nothing = found[EMPTY]
     print("# Start-up\n")
     print(f"{platform.machine()}, Python {platform.python_version()}; median of {REPEATS} tries in turn, load average")
     print(f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. `python benchmarks/startup.py`\n")
-    print(f"`python -c pass` takes {nothing:.3f} s of user CPU time.\n")
-    print("| command | user CPU time, s | times `python -c pass` | longest imports, ms |\n|---|---|---|---|")
+    print(f"`python -c pass` takes {nothing.clock:.3f} s, {nothing.user:.3f} s of them user CPU time.\n")
+    print("| command | s | user CPU time, s | times `python -c pass` | longest imports, ms |\n|---|---|---|---|---|")
     for words in tried[1:]:
-        seconds = statistics.median(times[words])
+        clock, user = found[words]
         longest = ", ".join(f"{package} {spent:.0f}" for package, spent in imports(words).items())
-        print(f"| `avbench {' '.join(words[2:])}` | {seconds:.2f} | {seconds / nothing:.0f} | {longest} |")
+        print(
+            f"| `avbench {' '.join(words[2:])}` | {clock:.2f} | {user:.2f} | {clock / nothing.clock:.0f} | {longest} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,26 +1,34 @@
-"""On a GPU: the same rows twice, nearly those of the CPU, in every precision. All but the first need one."""
+"""On a GPU: the same rows twice, nearly those of the CPU, in every precision. All but the first two need one."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from conftest import Linear, Wavy, candidate, make_split
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from avbench import store
+from avbench.attacks import ATTACKS, parse_attack
 from avbench.datasets.splits import open_split
 from avbench.errors import NonFiniteOutput
 from avbench.options import RunOptions
 from avbench.oracle import Oracle, Victim
+from avbench.rng import Rng, seeded
 from avbench.runner import evaluate
 from avbench.submission import find_candidate
 from avbench.suites import find_suite
+from avbench.threats import parse_threat
+from avbench.threats.region import Region
 
 SPLIT = make_split(8, 3)
 SUITE = find_suite(None, ("XA:linf:0.01", "XAV:linf:0.01:linf:0.02"), ("pgd", "square:queries=20"))
+aten = torch.ops.aten
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
@@ -58,6 +66,43 @@ def test_what_is_not_finite_is_found_at_once_or_at_the_end_and_named_alike(late:
     assert model.asked == (6 if late else 2)
     with pytest.raises(NonFiniteOutput, match=batch.ids[3]):  # outside of the block nobody waits
         oracle.logits(clips[1])
+
+
+LONGER = [  # attacks of a few looks, and of more
+    [f"{name}:{field.name}={count}" for count in (3, 9)]
+    for name in ATTACKS.names()
+    for field in dataclasses.fields(ATTACKS.get(name))
+    if field.name in ("steps", "queries", "draws")
+]
+
+
+class Waiting(TorchDispatchMode):
+    """Counts what a GPU would have to answer before the host goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        places = args[1] if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default) else ()
+        masks = any(place is not None and place.dtype == torch.bool for place in places)
+        self.count += masks or func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", [Wavy(), Linear()])
+@pytest.mark.parametrize("attacks", LONGER, ids=lambda attacks: attacks[0].partition("=")[0])
+def test_more_looks_of_an_attack_do_not_make_the_host_wait_more_often(attacks: list[str], model: nn.Module) -> None:
+    classes = 2 if isinstance(model, Linear) else 3
+    batch, threat, counts = make_split(8, classes).batch(range(8)), parse_threat("XAV:linf:0.01:linf:0.02"), []
+    for attack in map(parse_attack, attacks):
+        victim = Victim(model, classes, torch.device("cpu"))
+        victim.late = True  # as on a GPU
+        with Waiting() as waiting, victim.hurried(), seeded(victim.device, 0):
+            oracle = Oracle(victim, batch, ("audio", "video"), {}, attack.needs)
+            attack.run(oracle, batch, Region(threat, batch.inputs), Rng(0, "", batch.ids))
+        counts.append(waiting.count)
+    assert counts[0] == counts[1] > 0
 
 
 def rows_of(folder: Path, model: nn.Module, device: str, **changes: object) -> pd.DataFrame:
