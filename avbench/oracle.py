@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from avbench.errors import BadModel, BadOption, NoGradient, NonFiniteOutput
 from avbench.models.quick import quicken
 from avbench.objectives import Objective, ascent_objective, badness
-from avbench.precision import autocast, scale_of, tf32
+from avbench.precision import reduced, scale_of, tf32
 from avbench.types import MODALITIES, AVInput, Batch, Modality, TwoStageModel, modalities_of
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class Victim:
         stand_in = getattr(model, f"differentiable_{part}", None) if torch.is_grad_enabled() else None
         precision = self.precision if self._looked_at else "fp32"
         try:
-            with autocast(precision, self.device):
+            with reduced(precision, self.device):
                 with torch.set_grad_enabled(torch.is_grad_enabled() and stand_in is None):
                     value: Tensor = run(*(tensor.clone() for tensor in inputs))
                 if stand_in is not None:
