@@ -22,6 +22,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
+from avbench import files
 from avbench.checkpoint import Candidate, state_sha256
 from avbench.datasets import Sample
 from avbench.datasets.cards import Card, Lock, Pinned, read_card
@@ -188,10 +189,15 @@ def count_parts(folder: Path) -> int:
     return len(list(folder.rglob("part-*")))
 
 
+def rows_sha256(folder: Path) -> str:
+    """Hash of the rows of the one run in a folder of results."""
+    [rows] = folder.rglob("rows.parquet")
+    return files.sha256_file(rows)
+
+
 def assert_same_rows(one: Path, other: Path) -> None:
     """Two folders of results hold one run each, with the same bytes."""
-    [rows], [others] = one.rglob("rows.parquet"), other.rglob("rows.parquet")
-    assert hashlib.sha256(rows.read_bytes()).digest() == hashlib.sha256(others.read_bytes()).digest()
+    assert rows_sha256(one) == rows_sha256(other)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from conftest import Wavy, candidate, hear_ctrl_c, make_split
 from torch import Tensor
 
-from avbench import files
 from avbench.attacks import parse_attack
 from avbench.errors import AvbenchError
 from avbench.options import RunOptions
@@ -162,8 +161,3 @@ def assert_kept(before: dict[Path, int]) -> None:
     """None of these parts was made again."""
     assert before
     assert all(path.stat().st_mtime_ns == modified for path, modified in before.items()), "a part was made again"
-
-
-def digest(folder: Path) -> str:
-    [rows] = folder.rglob("rows.parquet")
-    return files.sha256_file(rows)

@@ -16,7 +16,7 @@ from typing import Any
 
 import engine_runs
 import pytest
-from conftest import candidate, count_parts, hear_ctrl_c
+from conftest import candidate, count_parts, hear_ctrl_c, rows_sha256
 from engine_runs import (
     SPLIT,
     SUITES,
@@ -25,7 +25,6 @@ from engine_runs import (
     alive,
     assert_kept,
     descendants,
-    digest,
     environment,
     importable,  # noqa: F401  # a fixture
     listening,
@@ -58,7 +57,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Hash of the rows that one undisturbed process makes."""
     folder = tmp_path_factory.mktemp("calm")
     engine_runs.run(folder)
-    return digest(folder)
+    return rows_sha256(folder)
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def working(pid: int) -> list[int]:
 
 def test_one_worker_makes_the_bytes_of_one_process(tmp_path: Path, calm: str) -> None:
     engine_runs.run(tmp_path, engine="ray", workers=1)
-    assert digest(tmp_path) == calm
+    assert rows_sha256(tmp_path) == calm
 
 
 def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path: Path, calm: str) -> None:
@@ -105,7 +104,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path: Path, calm: st
         os.kill(busy[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=engine_runs.MOMENT)
     assert process.returncode == 0, errors
-    assert digest(tmp_path) == calm
+    assert rows_sha256(tmp_path) == calm
 
 
 def test_a_private_cluster_is_loopback_only_dies_with_its_driver_and_its_run_resumes(tmp_path: Path, calm: str) -> None:
@@ -125,7 +124,7 @@ def test_a_private_cluster_is_loopback_only_dies_with_its_driver_and_its_run_res
     wait_for(lambda: not alive(pids))
     kept = parts(tmp_path)
     engine_runs.run(tmp_path)
-    assert digest(tmp_path) == calm
+    assert rows_sha256(tmp_path) == calm
     assert_kept(kept)
 
 
@@ -137,7 +136,7 @@ def test_two_nodes_make_the_bytes_of_one_process_even_if_one_is_killed(
     whole = start(tmp_path / "whole", **joined)
     _, errors = whole.communicate(timeout=engine_runs.MOMENT)
     assert whole.returncode == 0, errors
-    assert digest(tmp_path / "whole") == calm
+    assert rows_sha256(tmp_path / "whole") == calm
     assert len({line.split()[0] for line in diary.read_text().splitlines()}) == 2, "a node had nothing to do"
     diary.unlink()
     process = start(tmp_path / "half", **joined)
@@ -147,7 +146,7 @@ def test_two_nodes_make_the_bytes_of_one_process_even_if_one_is_killed(
         os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=engine_runs.MOMENT)
     assert process.returncode == 0, errors
-    assert digest(tmp_path / "half") == calm
+    assert rows_sha256(tmp_path / "half") == calm
 
 
 def test_a_run_whose_cluster_loses_its_head_ends_and_resumes(
@@ -162,7 +161,7 @@ def test_a_run_whose_cluster_loses_its_head_ends_and_resumes(
     kept = parts(tmp_path)
     assert len(kept) > 10
     engine_runs.run(tmp_path)
-    assert digest(tmp_path) == calm
+    assert rows_sha256(tmp_path) == calm
     assert_kept(kept)
 
 
@@ -178,7 +177,7 @@ def test_work_that_kills_its_workers_is_named_and_all_other_is_done(
     assert count_parts(tmp_path) == 7 * 7 - 1
     monkeypatch.delenv("TOLD_POISON")
     engine_runs.run(tmp_path)
-    assert digest(tmp_path) == calm
+    assert rows_sha256(tmp_path) == calm
 
 
 def test_ctrl_c_stops_all_and_the_same_command_continues(tmp_path: Path) -> None:
@@ -199,7 +198,7 @@ def test_ctrl_c_stops_all_and_the_same_command_continues(tmp_path: Path) -> None
     kept = parts(tmp_path)
     for place in ("run", "whole"):  # here what is left, there all
         subprocess.run([*words, "--output-dir", str(tmp_path / place)], check=True, capture_output=True)
-    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    assert rows_sha256(tmp_path / "run") == rows_sha256(tmp_path / "whole")
     assert_kept(kept)
 
 
@@ -237,7 +236,7 @@ def test_how_much_a_worker_takes_at_once_may_change_in_mid_run(
     process.wait()
     kept = parts(tmp_path)
     engine_runs.run(tmp_path, **RAY)
-    assert digest(tmp_path) == calm
+    assert rows_sha256(tmp_path) == calm
     assert_kept(kept)
 
 
@@ -278,6 +277,6 @@ def test_a_model_behind_walls_a_fitted_attack_and_a_transfer_go_to_workers_too(t
                 [*words, *protocol, *engine, "--output-dir", folder], capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, done.stderr
-        assert digest(tmp_path / name / "local") == digest(tmp_path / name / "ray")
+        assert rows_sha256(tmp_path / name / "local") == rows_sha256(tmp_path / name / "ray")
         [run] = {path.parent for path in (tmp_path / name / "ray").rglob("run.json")}
         assert store.read_record(run)["numerics"]["threads"] == 1

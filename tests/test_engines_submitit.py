@@ -11,8 +11,8 @@ from typing import Any
 
 import engine_runs
 import pytest
-from conftest import Wavy, candidate
-from engine_runs import SPLIT, SUITES, alive, descendants, digest, importable, start, wait_for  # noqa: F401
+from conftest import Wavy, candidate, rows_sha256
+from engine_runs import SPLIT, SUITES, alive, descendants, importable, start, wait_for  # noqa: F401
 
 from avbench.attacks import ATTACKS
 from avbench.attacks.fgsm import FGSM
@@ -45,7 +45,7 @@ def test_jobs_make_the_bytes_of_one_process_even_if_one_is_killed_and_keep_the_s
     os.kill(wait_for(lambda: computing(process, diary), process)[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=engine_runs.MOMENT)
     assert process.returncode == 0, errors
-    assert digest(one) == digest(other)
+    assert rows_sha256(one) == rows_sha256(other)
     [sums], [others] = one.rglob("adversarial/SHA256SUMS"), other.rglob("adversarial/SHA256SUMS")
     assert sums.read_text() == others.read_text()
     assert not list(other.rglob("jobs")), "what jobs leave is removed"

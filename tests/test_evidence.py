@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from verified_runs import MODEL, WORST, copied, edit_rows, make_run
 
 from avbench import store
+from avbench.cells import make_clips
 from avbench.checkpoint import HEADER
 from avbench.cli import main
 from avbench.datasets.cards import read_card
@@ -101,6 +102,22 @@ def test_clips_made_again_are_those_that_the_run_judged(tmp_path: Path) -> None:
     kept = make_evidence(run, device="cpu").read_bytes()
     (run / "adversarial").rename(tmp_path / "elsewhere")
     assert make_evidence(run, device="cpu").read_bytes() == kept
+
+
+def test_clips_are_made_again_with_as_many_threads_as_the_run_had(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of other threads are rounded otherwise."""
+    record, here, seen = store.read_record(run), torch.get_num_threads(), set[int]()
+    record["numerics"]["threads"] = here + 2
+    (run / "run.json").write_text(json.dumps(record))
+
+    def crafted(*arguments: Any) -> AVInput:
+        seen.add(torch.get_num_threads())
+        return make_clips(*arguments)
+
+    monkeypatch.setattr("avbench.evidence.make.make_clips", crafted)
+    make_evidence(run, device="cpu")
+    assert seen == {here + 2}
+    assert torch.get_num_threads() == here
 
 
 def test_nobody_picks_the_samples(made: Path) -> None:
