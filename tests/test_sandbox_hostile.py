@@ -253,6 +253,6 @@ def test_a_model_that_walks_frames_for_labels_knows_all_in_process_and_nothing_b
 def test_a_model_that_replaces_the_judge_does_so_in_process_and_not_from_the_worker(monkeypatch: Any) -> None:
     behind = accuracy(remote("liars:Monkey"))
     assert behind < 0.7
-    for module in (avbench.judge, avbench.oracle):
+    for module in (avbench.judge, avbench.objectives):
         monkeypatch.setattr(module, "margin", module.margin)  # restores it after the test
     assert accuracy(local("liars:Monkey")) == 1
