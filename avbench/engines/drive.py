@@ -58,17 +58,12 @@ class _Unit:
     def __init__(self, work: Iterable[Work], tries: int = 0) -> None:
         self._left = {(one.positions, cell): attack for one in work for cell, attack in one.cells.items()}
         self.tries = tries  # that failed since a part was made
-        self._moved = False
+        self.moved = False
 
     def take(self, made: Made) -> None:
         """Strike out a part."""
         self._left.pop((made.positions, made.cell), None)
-        self.tries, self._moved = 0, True
-
-    def fail(self, event: Lost | Ended) -> str:
-        """Count a failure, unless it ended in order after some parts, and say what it was."""
-        self.tries += isinstance(event, Lost) or not self._moved
-        return event.reason if isinstance(event, Lost) else "it ended too early"
+        self.tries, self.moved = 0, True
 
     @property
     def left(self) -> list[Work]:
@@ -111,12 +106,9 @@ def _drive(workers: Workers[H], waiting: deque[Work], check: Callable[[], None])
                 running[handle].take(event)
                 yield event
                 continue
-            unit = running.pop(handle)
-            if left := unit.left:
-                reason = unit.fail(event)
-                failed += _retry(left, unit.tries, reason, again)
-                if len(failed) >= MOST_FAILED:
-                    raise _error(failed)
+            failed += _retry(running.pop(handle), event, again)
+            if len(failed) >= MOST_FAILED:
+                raise _error(failed)
         check()
     if failed:
         raise _error(failed)
@@ -131,8 +123,14 @@ def _hand_out(workers: Workers[H], waiting: deque[Work], again: list[_Unit], fre
         yield from zip(workers.submit([unit.left for unit in units]), units, strict=True)
 
 
-def _retry(left: Sequence[Work], tries: int, reason: str, again: list[_Unit]) -> list[str]:
-    """Let the rest of a unit be tried again, without its first part if that was tried often enough; name that one."""
+def _retry(unit: _Unit, event: Lost | Ended, again: list[_Unit]) -> list[str]:
+    """Let the rest of a unit be tried again, without its first part if that failed often enough; name that one.
+
+    One that ends after some parts has not failed.
+    """
+    if not (left := unit.left):
+        return []
+    tries = unit.tries + (isinstance(event, Lost) or not unit.moved)
     if tries <= RETRIES:
         again.append(_Unit(left, tries))
         return []
@@ -140,6 +138,7 @@ def _retry(left: Sequence[Work], tries: int, reason: str, again: list[_Unit]) ->
     if rest := [*rest, *left[1:]]:
         again.append(_Unit(rest))
     [cell] = first.cells
+    reason = event.reason if isinstance(event, Lost) else "it ended too early"
     return [f"{_name(cell)} on samples {first.positions[0]} to {first.positions[-1]} ({reason})"]
 
 
