@@ -174,6 +174,18 @@ def test_an_encoder_that_someone_has_changed_stays_as_it_is(change: Callable[[Au
     assert quicken(change(net)) is net
 
 
+def test_a_norm_that_was_trained_otherwise_is_folded_all_the_same() -> None:
+    net = made(WIDE).audio
+    assert isinstance(net, AudioNet)
+    norm = net.features[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    norm.momentum, norm.eps = 1.0, 0.3
+    twin, audio = quicken(net), clips().inputs.audio
+    assert twin is not net
+    with torch.no_grad():
+        torch.testing.assert_close(twin(audio), net(audio))
+
+
 def test_the_original_keeps_its_parts_and_its_weights() -> None:
     model = made(WIDE)
     parts, state = list(model.modules()), {name: tensor.clone() for name, tensor in model.state_dict().items()}

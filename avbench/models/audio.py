@@ -59,10 +59,16 @@ def _features(width: int) -> nn.Sequential:
 
 
 def _is_plain(features: nn.Sequential, width: int) -> bool:
-    """Tell whether the layers are those that AudioNet makes, whatever their weights."""
+    """Tell whether the layers compute what those that AudioNet makes do, whatever their weights."""
     with torch.device("meta"):
         plain = _features(width)
-    return repr(features) == repr(plain) and list(map(type, features)) == list(map(type, plain))
+    return list(map(_kind, features)) == list(map(_kind, plain))
+
+
+def _kind(layer: nn.Module) -> tuple[object, ...]:
+    if type(layer) is nn.BatchNorm1d:  # of which eps is folded, and momentum is for training
+        return nn.BatchNorm1d, layer.num_features, layer.running_mean is None
+    return type(layer), repr(layer)
 
 
 def _flatten(features: list[nn.Module]) -> Iterator[nn.Module]:
