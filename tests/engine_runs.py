@@ -17,9 +17,10 @@ from conftest import Wavy, candidate, hear_ctrl_c, make_split
 from torch import Tensor
 
 from avbench.attacks import parse_attack
+from avbench.engines.plan import Plan
 from avbench.errors import AvbenchError
 from avbench.options import RunOptions
-from avbench.runner import evaluate
+from avbench.runner import Run, evaluate
 from avbench.suites import Suite, find_suite
 from avbench.threats.presets import linf_triple
 
@@ -150,6 +151,19 @@ def surrounding(pid: int) -> dict[str, str]:
     """The environment that a process began with."""
     pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def computing(diary: Path, *above: int) -> list[int]:
+    """Processes below these that have asked the model, and live."""
+    told = {int(line.split()[0]) for line in diary.read_text().splitlines()} if diary.exists() else set()
+    return sorted(alive(told & {child for pid in above for child in descendants(pid)}))
+
+
+def plan_of(run: Run) -> Plan:
+    """What workers of a run are sent."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run._prepare()
+    return Plan.of(run.candidate, run.split, run.cells, run.bench, run.numerics)
 
 
 def parts(folder: Path) -> dict[Path, int]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from avbench import files, runner, store
 from avbench.device import threads
-from avbench.engines.plan import Plan, sending
+from avbench.engines.plan import sending
 from avbench.errors import BadOption, OtherNumerics
 from avbench.options import RunOptions
 from avbench.runner import Run
@@ -102,16 +102,10 @@ def test_only_the_file_of_an_engine_imports_it() -> None:
                 assert path == PACKAGE / "engines" / f"{name}.py"
 
 
-def plan_of(folder: Path) -> Plan:
-    run = Run(candidate(Wavy()), SPLIT, engine_runs.SUITES["every"], RunOptions(output_dir=folder, device="cpu"))
-    run.folder.mkdir(parents=True)
-    run._prepare()
-    return Plan.of(run.candidate, run.split, run.cells, run.bench, run.numerics)
-
-
 @pytest.mark.parametrize("what", ["code", "identities", "numerics"])
 def test_a_worker_that_would_compute_something_else_refuses(tmp_path: Path, what: str) -> None:
-    plan = plan_of(tmp_path)
+    options = RunOptions(output_dir=tmp_path, device="cpu")
+    plan = engine_runs.plan_of(Run(candidate(Wavy()), SPLIT, engine_runs.SUITES["every"], options))
     assert plan.open()
     other = {
         "code": "another",

@@ -24,11 +24,13 @@ from engine_runs import (
     Told,
     alive,
     assert_kept,
+    computing,
     descendants,
     environment,
     importable,  # noqa: F401  # a fixture
     listening,
     parts,
+    plan_of,
     start,
     surrounding,
     wait_for,
@@ -36,7 +38,6 @@ from engine_runs import (
 
 from avbench import store
 from avbench.engines import drive
-from avbench.engines.plan import Plan
 from avbench.engines.ray import RayWorkers
 from avbench.errors import BudgetViolation, OtherNumerics, WorkFailed
 from avbench.options import RunOptions
@@ -79,12 +80,6 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, Any]]:
     process.stdin.close()
     process.wait(60)
     wait_for(lambda: not alive(before))
-
-
-def computing_below(diary: Path, pids: list[int]) -> bool:
-    """Tell whether some process below these has asked the model."""
-    told = {int(line.split()[0]) for line in diary.read_text().splitlines()} if diary.exists() else set()
-    return bool(told & {child for pid in pids for child in descendants(pid)})
 
 
 def working(pid: int) -> list[int]:
@@ -140,8 +135,7 @@ def test_two_nodes_make_the_bytes_of_one_process_even_if_one_is_killed(
     assert len({line.split()[0] for line in diary.read_text().splitlines()}) == 2, "a node had nothing to do"
     diary.unlink()
     process = start(tmp_path / "half", **joined)
-    computing = partial(computing_below, diary, cluster["node"])
-    wait_for(lambda: count_parts(tmp_path / "half") > 10 and computing(), process)
+    wait_for(lambda: count_parts(tmp_path / "half") > 10 and computing(diary, *cluster["node"]), process)
     for pid in cluster["node"]:
         os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=engine_runs.MOMENT)
@@ -202,18 +196,12 @@ def test_ctrl_c_stops_all_and_the_same_command_continues(tmp_path: Path) -> None
     assert_kept(kept)
 
 
-def plan_of(run: Run) -> Plan:
-    run._prepare()
-    return Plan.of(run.candidate, run.split, run.cells, run.bench, run.numerics)
-
-
 def test_each_of_two_gpus_has_one_process_for_all_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of GPUs that Ray was told of; arithmetic is on the CPU."""
     monkeypatch.setenv("TOLD_DIARY", str(tmp_path / "diary"))
     options = RunOptions(output_dir=tmp_path, batch_size=8, device="cpu")
     run = Run(candidate(Told()), SPLIT, SUITES["every"], options)
     workers = RayWorkers(partial(plan_of, run), None, 2, gpus=1)
-    run.folder.mkdir(parents=True)
     try:
         workers.start()
         (tmp_path / "diary").unlink()  # of this process
@@ -252,7 +240,6 @@ def test_an_error_of_a_worker_has_its_name_here(tmp_path: Path) -> None:
     with pytest.raises(BudgetViolation, match=r"left XA:linf:0\.01"):
         evaluate(candidate(Told()), SPLIT, suite, how, quiet=True)
     run = Run(candidate(Told()), SPLIT, SUITES["every"], how)
-    run.folder.mkdir(parents=True, exist_ok=True)
     plan = plan_of(run)
     plan.numerics["answer"] = "another"
     workers = RayWorkers(lambda: plan, None, 1, gpus=0)

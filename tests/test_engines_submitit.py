@@ -5,20 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import engine_runs
 import pytest
 from conftest import Wavy, candidate, rows_sha256
-from engine_runs import SPLIT, SUITES, alive, descendants, importable, start, wait_for  # noqa: F401
+from engine_runs import SPLIT, SUITES, alive, computing, descendants, importable, plan_of, start, wait_for  # noqa: F401
 
 from avbench.attacks import ATTACKS
 from avbench.attacks.fgsm import FGSM
 from avbench.engines import submitit
 from avbench.engines.bench import Made
-from avbench.engines.plan import Plan
 from avbench.errors import EngineUnavailable
 from avbench.options import RunOptions
 from avbench.runner import Run, evaluate
@@ -32,17 +30,11 @@ pytestmark = [
 JOBS = {"engine": "submitit", "workers": 2}
 
 
-def computing(process: subprocess.Popen[str], diary: Path) -> list[int]:
-    """Processes that have asked the model, other than the one that started them."""
-    told = {int(line.split()[0]) for line in diary.read_text().splitlines()} if diary.exists() else set()
-    return sorted(alive(told & set(descendants(process.pid))))
-
-
 def test_jobs_make_the_bytes_of_one_process_even_if_one_is_killed_and_keep_the_same_clips(tmp_path: Path) -> None:
     one, other, diary = tmp_path / "local", tmp_path / "jobs", tmp_path / "diary"
     engine_runs.run(one, save_adversarial=True)
     process = start(other, told={"TOLD_DIARY": str(diary), "TOLD_PAUSE": "0.05"}, save_adversarial=True, **JOBS)
-    os.kill(wait_for(lambda: computing(process, diary), process)[0], signal.SIGKILL)
+    os.kill(wait_for(lambda: computing(diary, process.pid), process)[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=engine_runs.MOMENT)
     assert process.returncode == 0, errors
     assert rows_sha256(one) == rows_sha256(other)
@@ -54,7 +46,7 @@ def test_jobs_make_the_bytes_of_one_process_even_if_one_is_killed_and_keep_the_s
 def test_ctrl_c_ends_all_jobs(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     process = start(tmp_path, told={"TOLD_DIARY": str(diary), "TOLD_PAUSE": "0.2"}, **JOBS)
-    wait_for(lambda: computing(process, diary), process)
+    wait_for(lambda: computing(diary, process.pid), process)
     pids = set(descendants(process.pid))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=engine_runs.MOMENT)
@@ -69,9 +61,7 @@ def test_a_job_gives_back_what_it_has_when_its_time_is_over(tmp_path: Path, monk
 
     monkeypatch.setattr(submitit, "LEASE", 0.0)
     run = Run(candidate(Wavy()), SPLIT, SUITES["every"], RunOptions(output_dir=tmp_path, batch_size=8, device="cpu"))
-    run.folder.mkdir(parents=True)
-    run._prepare()
-    cloudpickle_dump(Plan.of(run.candidate, run.split, run.cells, run.bench, run.numerics), tmp_path / "plan.pkl")
+    cloudpickle_dump(plan_of(run), tmp_path / "plan.pkl")
     work = list(run._missing(run.positions, run.references))
     [made] = submitit._work(tmp_path / "plan.pkl", work)
     assert isinstance(made, Made)

@@ -27,7 +27,7 @@ class Lost(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """All of a unit is there."""
+    """No more comes of a unit, be all of it there or not."""
 
 
 Event = Made | AvbenchError | Lost | Ended
